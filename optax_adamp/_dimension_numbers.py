@@ -1,0 +1,163 @@
+"""Which axes of a parameter form a channel: the one door for `dimension_numbers`."""
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, SupportsIndex
+
+import jax.numpy as jnp
+
+from optax_adamp._trees import (
+    KeyPath,
+    call_if_function,
+    format_path,
+    is_absent,
+    match_prefix,
+    path_names,
+)
+
+# Leaves with these names have one number per channel, never a vector. When layers are
+# stacked they have two axes or more, so that their shape does not show it.
+_UNPROJECTED_NAMES = ("bias", "scale")
+
+_VIEWS = ("auto", "channel", "layer")
+
+
+class ProjectionDimensionNumbers(NamedTuple):
+    """Which axes of a parameter form a channel.
+
+    A channel is the set of weights that produce one output: the vector whose direction
+    counts when normalization follows. Output axes index the channels and reduction
+    axes run along one. All other axes are batch axes, such as stacked layers or
+    experts: every batch element is decided, projected and decayed by itself.
+
+    Attributes:
+      reduction_axis: The axis or axes along a channel; negative ones count from the
+        end. The input axes of a kernel, with the spatial ones.
+      output_axis: The axis or axes that index the channels.
+      view: `"auto"` tests at every step whether the channels, or else the whole layer,
+        look scale-invariant, as published. `"channel"` and `"layer"` fix the view
+        without a test, for a weight known to be scale-invariant.
+
+    Example:
+      Kernels of Flax's attention have the shape (features, heads, head size):
+
+      >>> import optax_adamp
+      >>> query = optax_adamp.ProjectionDimensionNumbers(0, (1, 2))
+      >>> query.view
+      'auto'
+
+      The same, stacked over layers along the first axis:
+
+      >>> stacked = optax_adamp.ProjectionDimensionNumbers(1, (2, 3))
+    """
+
+    reduction_axis: Sequence[int] | int
+    output_axis: Sequence[int] | int
+    view: Literal["auto", "channel", "layer"] = "auto"
+
+
+# One spec, a tree or prefix tree of specs and None, or a function from params to one.
+DimensionNumbers = Any | Callable[[Any], Any]
+
+
+class Axes(NamedTuple):
+    """A spec that was checked against a shape: axes are sorted and not negative."""
+
+    reduction: tuple[int, ...]
+    output: tuple[int, ...]
+    view: str
+
+
+def resolve_axes(
+    dimension_numbers: DimensionNumbers | None,
+    params: Any,
+    leaves: Iterable[tuple[KeyPath, Any]],
+) -> list[Axes | None]:
+    """The axes of each leaf; None for those that are not projected.
+
+    Args:
+      dimension_numbers: The argument of `scale_by_projection`.
+      params: What a function is called with.
+      leaves: Paths and leaves of the params, absent ones included.
+
+    Raises:
+      ValueError: If a spec does not fit its parameter, or a tree the params.
+    """
+    leaves = list(leaves)
+    if dimension_numbers is None:
+        return [_default_axes(path, leaf) for path, leaf in leaves]
+    specs = match_prefix(
+        call_if_function(dimension_numbers, params, is_leaf=_is_entry),
+        leaves,
+        argument="dimension_numbers",
+        is_leaf=_is_entry,
+    )
+    return [
+        # What covers many parameters says how those with channels are laid out; what
+        # stands at one parameter's own place is meant for it, and checked.
+        None
+        if spec.value is None or (not spec.exact and _has_no_channels(path, leaf))
+        else _check(spec.value, path, leaf)
+        for (path, leaf), spec in zip(leaves, specs, strict=True)
+    ]
+
+
+def _is_spec(node: Any) -> bool:
+    return hasattr(node, "reduction_axis") and hasattr(node, "output_axis")
+
+
+def _is_entry(node: Any) -> bool:
+    return node is None or _is_spec(node)
+
+
+def _has_no_channels(path: KeyPath, leaf: Any) -> bool:
+    return (
+        is_absent(leaf)
+        or jnp.ndim(leaf) < 2
+        or path_names(path)[-1:] in [(name,) for name in _UNPROJECTED_NAMES]
+    )
+
+
+def _default_axes(path: KeyPath, leaf: Any) -> Axes | None:
+    """The layout of Flax and Haiku: the last axis is the output."""
+    if _has_no_channels(path, leaf):
+        return None
+    last = jnp.ndim(leaf) - 1
+    return Axes(reduction=tuple(range(last)), output=(last,), view="auto")
+
+
+def _check(spec: Any, path: KeyPath, leaf: Any) -> Axes:
+    """The spec with its axes counted from the front."""
+    shape = jnp.shape(leaf)
+    place = f"dimension_numbers of {format_path(path)}, an array of shape {shape}"
+    if not _is_spec(spec):
+        raise ValueError(
+            f"{place}, must be a ProjectionDimensionNumbers, or None for a parameter "
+            f"that is not projected, but got {spec!r}."
+        )
+
+    def count_from_front(axes: Sequence[int] | int) -> tuple[int, ...]:
+        axes = tuple(axes) if isinstance(axes, Sequence) else (axes,)
+        for axis in axes:
+            if not isinstance(axis, SupportsIndex):
+                raise ValueError(f"{place}: axis {axis!r} of {spec} is not an integer.")
+            if not -len(shape) <= operator.index(axis) < len(shape):
+                raise ValueError(
+                    f"{place}: axis {axis} of {spec} is out of range for {len(shape)} "
+                    "axes."
+                )
+        return tuple(sorted(operator.index(axis) % len(shape) for axis in axes))
+
+    reduction = count_from_front(spec.reduction_axis)
+    output = count_from_front(spec.output_axis)
+    if len({*reduction, *output}) < len(reduction) + len(output):
+        raise ValueError(
+            f"{place}: {spec} names an axis more than once. Each axis is a reduction "
+            "axis, an output axis or, if left out, a batch axis."
+        )
+    view = getattr(spec, "view", "auto")
+    if view not in _VIEWS:
+        raise ValueError(
+            f"{place}: the view of {spec} must be one of {', '.join(_VIEWS)}."
+        )
+    return Axes(reduction, output, view)

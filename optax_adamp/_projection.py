@@ -1,0 +1,138 @@
+"""The projection of one parameter: pure functions of arrays.
+
+Section 3.2 of the paper, for a weight `w`, its raw gradient `g` and the update `u` that
+the base optimizer proposes. A *view* cuts a parameter into vectors: one per output
+channel, or one for the whole layer. All that the algorithm needs of a vector is four
+inner products, and those of the layer are the sums of those of its channels.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from optax_adamp._dimension_numbers import Axes
+
+
+class Sums(NamedTuple):
+    """Inner products of the vectors of one view; summed axes stay, with size one."""
+
+    gw: jax.Array
+    gg: jax.Array
+    ww: jax.Array
+    uw: jax.Array
+
+
+class Views(NamedTuple):
+    """The view that each batch element takes: channel, layer, or neither.
+
+    Booleans with the axes of the parameter, all of size one but for batch axes.
+    """
+
+    channel: jax.Array
+    layer: jax.Array
+
+
+def project(
+    update: jax.Array,
+    grad: jax.Array,
+    weight: jax.Array,
+    axes: Axes | None,
+    *,
+    delta: jax.typing.ArrayLike,
+    wd_ratio: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+    weight_decay: jax.typing.ArrayLike,
+) -> jax.Array:
+    """Removes the radial part of an update and adds decay: both move along the weight.
+
+    Args:
+      update: The update of the base optimizer, before the learning rate.
+      grad: The raw gradient of this step, of the same shape.
+      weight: The parameter before this step, of the same shape.
+      axes: The axes that form a channel; None for a parameter never projected.
+      delta: Threshold of the cosine test, times the square root of a vector's length.
+      wd_ratio: Factor on the weight decay of what is projected.
+      eps: Lower bound of the norms in the test, added to the norm in the projection.
+      weight_decay: Strength of the weight decay.
+
+    Returns:
+      The new update, with the shape and dtype of `update`.
+    """
+    dtype = jnp.promote_types(jnp.float32, jnp.result_type(update, grad, weight))
+    u, g, w = (jnp.asarray(x, dtype) for x in (update, grad, weight))
+    if axes is None or w.size == 0:
+        along_w = weight_decay
+    else:
+        channel, layer = view_sums(u, g, w, axes)
+        views = choose_view(channel, layer, w.shape, axes, delta=delta, eps=eps)
+        radial = jnp.where(
+            views.channel,
+            _radial_part(channel, eps),
+            jnp.where(views.layer, _radial_part(layer, eps), 0.0),
+        )
+        ratio = jnp.where(views.channel | views.layer, wd_ratio, 1.0)
+        along_w = weight_decay * ratio - radial
+    projected = (u + along_w * w).astype(update.dtype)
+    # Near the largest number, removing a part of a vector can push an entry out of
+    # range. Such an entry keeps the update of the base optimizer.
+    return jnp.where(jnp.isfinite(projected), projected, update)
+
+
+def view_sums(
+    u: jax.Array, g: jax.Array, w: jax.Array, axes: Axes
+) -> tuple[Sums, Sums]:
+    """The sums of the channel view and, from them, those of the layer view."""
+
+    def inner(a: jax.Array, b: jax.Array) -> jax.Array:
+        # The real inner product: a complex number counts as a vector of the plane.
+        products = jnp.real(jnp.conj(a) * b)
+        return jnp.sum(products, axis=axes.reduction, keepdims=True)
+
+    channel = Sums(gw=inner(g, w), gg=inner(g, g), ww=inner(w, w), uw=inner(u, w))
+    layer = Sums(*(jnp.sum(s, axis=axes.output, keepdims=True) for s in channel))
+    return channel, layer
+
+
+def choose_view(
+    channel: Sums,
+    layer: Sums,
+    shape: tuple[int, ...],
+    axes: Axes,
+    *,
+    delta: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+) -> Views:
+    """The first view all of whose vectors look scale-invariant, unless one is fixed."""
+    channel_length = math.prod(shape[axis] for axis in axes.reduction)
+    layer_length = channel_length * math.prod(shape[axis] for axis in axes.output)
+
+    def passes(view: str, sums: Sums, length: int) -> jax.Array:
+        projectable = jnp.isfinite(_radial_part(sums, eps))
+        if axes.view == "auto":
+            return projectable & _looks_scale_invariant(sums, length, delta, eps)
+        return projectable & (axes.view == view)
+
+    channel_passes = jnp.all(
+        passes("channel", channel, channel_length), axis=axes.output, keepdims=True
+    )
+    layer_passes = passes("layer", layer, layer_length)
+    return Views(channel=channel_passes, layer=layer_passes & ~channel_passes)
+
+
+def _looks_scale_invariant(
+    sums: Sums, length: int, delta: jax.typing.ArrayLike, eps: jax.typing.ArrayLike
+) -> jax.Array:
+    """Whether |cos(g, w)| < delta / sqrt(length); false where it cannot be known."""
+    g_norm = jnp.maximum(jnp.sqrt(sums.gg), eps)
+    w_norm = jnp.maximum(jnp.sqrt(sums.ww), eps)
+    cosine = jnp.abs(sums.gw) / g_norm / w_norm
+    # A norm that overflows would make any cosine zero.
+    known = jnp.isfinite(g_norm) & jnp.isfinite(w_norm)
+    return known & (cosine < delta / math.sqrt(length))
+
+
+def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> jax.Array:
+    """The radial part of the update as a multiple of the weight."""
+    return sums.uw / (jnp.sqrt(sums.ww) + eps) ** 2

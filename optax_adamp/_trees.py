@@ -1,0 +1,143 @@
+"""Trees that describe parameters, matched to them by path.
+
+A tree of specs or masks stands beside the parameters and may be a prefix of them. Their
+containers can differ all the same: a dict may describe an `nnx.State`, and Flax puts a
+box around a parameter in one place and not in another. Hence entries are matched by the
+names along their paths, not by tree structure.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+KeyPath = tuple[Any, ...]
+
+
+class Entry(NamedTuple):
+    """What a describing tree says of one parameter."""
+
+    value: Any
+    exact: bool  # The entry stands at the parameter's own path, not above it.
+
+
+def is_absent(node: Any) -> bool:
+    """Whether a tree holds no parameter here: None, or masked by `optax.masked`."""
+    return node is None or isinstance(node, optax.MaskedNode)
+
+
+def path_names(path: KeyPath) -> tuple[str, ...]:
+    """The names along a path, without the `.value` that Flax's boxes add."""
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def format_path(path: KeyPath) -> str:
+    """A path as errors show it, for example `encoder/0/kernel`."""
+    return "/".join(path_names(path)) or "(root)"
+
+
+def leaves_like(updates: Any, tree: Any, *, argument: str) -> list[Any]:
+    """The leaves of `tree` in the order of the leaves of `updates`.
+
+    Where `updates` has no array the result has None.
+
+    Raises:
+      ValueError: If `tree` has another structure, or an array another shape.
+    """
+    paths_and_updates, treedef = jax.tree.flatten_with_path(updates, is_leaf=is_absent)
+    try:
+        leaves = treedef.flatten_up_to(tree)
+    except ValueError as error:
+        raise ValueError(
+            f"{argument} must have the tree structure of the updates, but: {error}"
+        ) from error
+
+    def check(path: KeyPath, update: Any, leaf: Any) -> Any:
+        if is_absent(update):
+            return None
+        place = f"{format_path(path)}, where the updates have shape {jnp.shape(update)}"
+        if not jax.tree_util.all_leaves([leaf]):
+            raise ValueError(f"{argument} has no array at {place}, but {leaf!r}.")
+        if jnp.shape(leaf) != jnp.shape(update):
+            raise ValueError(f"{argument} has shape {jnp.shape(leaf)} at {place}.")
+        return leaf
+
+    return [
+        check(path, update, leaf)
+        for (path, update), leaf in zip(paths_and_updates, leaves, strict=True)
+    ]
+
+
+def call_if_function(
+    description: Any, params: Any, *, is_leaf: Callable[[Any], bool] | None = None
+) -> Any:
+    """Calls a function of the params, and returns a tree as it is.
+
+    An Equinox module can be called too, so it is the leaves that tell: a function is
+    its own and only leaf.
+    """
+    leaves = jax.tree.leaves(description, is_leaf=is_leaf)
+    if leaves and all(callable(leaf) for leaf in leaves):
+        return description(params)
+    return description
+
+
+def match_prefix(
+    description: Any,
+    params: Iterable[tuple[KeyPath, Any]],
+    *,
+    argument: str,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> list[Entry]:
+    """For each parameter, the entry at its path or the nearest one above it.
+
+    Args:
+      description: A tree with the structure of the params, or a prefix of it.
+      params: Paths and leaves, with None where an array is absent.
+      argument: Name of the argument that `description` came in, for errors.
+      is_leaf: Tells the entries of `description` from its containers.
+
+    Returns:
+      One entry per parameter; absent ones get `Entry(None, exact=False)`.
+
+    Raises:
+      ValueError: If a parameter has no entry, or an entry no parameter.
+    """
+    entries = {
+        path_names(path): (path, value)
+        for path, value in jax.tree_util.tree_leaves_with_path(
+            description, is_leaf=is_leaf
+        )
+    }
+    known: set[tuple[str, ...]] = {()}
+    absent: set[tuple[str, ...]] = set()
+    matches = []
+    for path, leaf in params:
+        names = path_names(path)
+        above = [names[:depth] for depth in range(len(names), -1, -1)]
+        known.update(above)
+        if is_absent(leaf):
+            absent.add(names)
+            matches.append(Entry(None, exact=False))
+            continue
+        found = next((prefix for prefix in above if prefix in entries), None)
+        if found is None:
+            raise ValueError(
+                f"{argument} does not fit the params: it has no entry for "
+                f"{format_path(path)}, an array of shape {jnp.shape(leaf)}. "
+                "Give every parameter an entry, at its path or above it."
+            )
+        matches.append(Entry(entries[found][1], exact=found == names))
+    for names, (path, _) in entries.items():
+        below_absent = any(names[:depth] in absent for depth in range(len(names)))
+        if names not in known and not below_absent:
+            raise ValueError(
+                f"{argument} does not fit the params: it has an entry for "
+                f"{format_path(path)}, where the params hold nothing. Remove the "
+                "entry or correct its path."
+            )
+    return matches
