@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, SupportsIndex
 import jax.numpy as jnp
 
 from optax_adamp._trees import (
+    Entry,
     KeyPath,
     call_if_function,
     format_path,
@@ -93,12 +94,8 @@ def resolve_axes(
         is_leaf=_is_entry,
     )
     return [
-        # What covers many parameters says how those with channels are laid out; what
-        # stands at one parameter's own place is meant for it, and checked.
-        None
-        if spec.value is None or (not spec.exact and _has_no_channels(path, leaf))
-        else _check(spec.value, path, leaf)
-        for (path, leaf), spec in zip(leaves, specs, strict=True)
+        _spec_axes(entry, path, leaf)
+        for (path, leaf), entry in zip(leaves, specs, strict=True)
     ]
 
 
@@ -126,8 +123,11 @@ def _default_axes(path: KeyPath, leaf: Any) -> Axes | None:
     return Axes(reduction=tuple(range(last)), output=(last,), view="auto")
 
 
-def _check(spec: Any, path: KeyPath, leaf: Any) -> Axes:
-    """The spec with its axes counted from the front."""
+def _spec_axes(entry: Entry, path: KeyPath, leaf: Any) -> Axes | None:
+    """What the entry for a leaf says of it."""
+    spec = entry.value
+    if spec is None:
+        return None
     shape = jnp.shape(leaf)
     place = f"dimension_numbers of {format_path(path)}, an array of shape {shape}"
     if not _is_spec(spec):
@@ -135,8 +135,17 @@ def _check(spec: Any, path: KeyPath, leaf: Any) -> Axes:
             f"{place}, must be a ProjectionDimensionNumbers, or None for a parameter "
             f"that is not projected, but got {spec!r}."
         )
+    if not entry.exact and _has_no_channels(path, leaf):
+        # What covers many parameters tells how those with channels are laid out. What
+        # stands at a parameter's own place is meant for it, and must fit.
+        return None
+    return _count_from_front(spec, shape, place)
 
-    def count_from_front(axes: Sequence[int] | int) -> tuple[int, ...]:
+
+def _count_from_front(spec: Any, shape: tuple[int, ...], place: str) -> Axes:
+    """The axes of a spec, checked against the shape, without negative numbers."""
+
+    def count(axes: Sequence[int] | int) -> tuple[int, ...]:
         axes = tuple(axes) if isinstance(axes, Sequence) else (axes,)
         for axis in axes:
             if not isinstance(axis, SupportsIndex):
@@ -148,8 +157,8 @@ def _check(spec: Any, path: KeyPath, leaf: Any) -> Axes:
                 )
         return tuple(sorted(operator.index(axis) % len(shape) for axis in axes))
 
-    reduction = count_from_front(spec.reduction_axis)
-    output = count_from_front(spec.output_axis)
+    reduction = count(spec.reduction_axis)
+    output = count(spec.output_axis)
     if len({*reduction, *output}) < len(reduction) + len(output):
         raise ValueError(
             f"{place}: {spec} names an axis more than once. Each axis is a reduction "

@@ -22,6 +22,7 @@ class Sums(NamedTuple):
     gg: jax.Array
     ww: jax.Array
     uw: jax.Array
+    length: int  # Real numbers in each vector.
 
 
 class Views(NamedTuple):
@@ -66,7 +67,7 @@ def project(
         along_w = weight_decay
     else:
         channel, layer = view_sums(u, g, w, axes)
-        views = choose_view(channel, layer, w.shape, axes, delta=delta, eps=eps)
+        views = choose_view(channel, layer, axes, delta=delta, eps=eps)
         radial = jnp.where(
             views.channel,
             _radial_part(channel, eps),
@@ -74,9 +75,9 @@ def project(
         )
         ratio = jnp.where(views.channel | views.layer, wd_ratio, 1.0)
         along_w = weight_decay * ratio - radial
-    projected = (u + along_w * w).astype(update.dtype)
-    # Near the largest number, removing a part of a vector can push an entry out of
-    # range. Such an entry keeps the update of the base optimizer.
+    projected = (u + along_w * w).astype(jnp.result_type(update))
+    # Near the largest number, what moves along w can push an entry out of range. Such
+    # an entry keeps the update of the base optimizer.
     return jnp.where(jnp.isfinite(projected), projected, update)
 
 
@@ -86,51 +87,62 @@ def view_sums(
     """The sums of the channel view and, from them, those of the layer view."""
 
     def inner(a: jax.Array, b: jax.Array) -> jax.Array:
-        # The real inner product: a complex number counts as a vector of the plane.
+        # A complex number counts as two real ones.
         products = jnp.real(jnp.conj(a) * b)
         return jnp.sum(products, axis=axes.reduction, keepdims=True)
 
-    channel = Sums(gw=inner(g, w), gg=inner(g, g), ww=inner(w, w), uw=inner(u, w))
-    layer = Sums(*(jnp.sum(s, axis=axes.output, keepdims=True) for s in channel))
+    def size(dimensions: tuple[int, ...]) -> int:
+        return math.prod(w.shape[axis] for axis in dimensions)
+
+    channel = Sums(
+        gw=inner(g, w),
+        gg=inner(g, g),
+        ww=inner(w, w),
+        uw=inner(u, w),
+        length=size(axes.reduction) * (2 if jnp.iscomplexobj(w) else 1),
+    )
+    *channel_sums, length = channel
+    layer = Sums(
+        *(jnp.sum(s, axis=axes.output, keepdims=True) for s in channel_sums),
+        length=length * size(axes.output),
+    )
     return channel, layer
 
 
 def choose_view(
     channel: Sums,
     layer: Sums,
-    shape: tuple[int, ...],
     axes: Axes,
     *,
     delta: jax.typing.ArrayLike,
     eps: jax.typing.ArrayLike,
 ) -> Views:
     """The first view all of whose vectors look scale-invariant, unless one is fixed."""
-    channel_length = math.prod(shape[axis] for axis in axes.reduction)
-    layer_length = channel_length * math.prod(shape[axis] for axis in axes.output)
 
-    def passes(view: str, sums: Sums, length: int) -> jax.Array:
+    def passes(view: str, sums: Sums) -> jax.Array:
         projectable = jnp.isfinite(_radial_part(sums, eps))
         if axes.view == "auto":
-            return projectable & _looks_scale_invariant(sums, length, delta, eps)
+            return projectable & _looks_scale_invariant(sums, delta, eps)
         return projectable & (axes.view == view)
 
+    # One channel that fails is enough to reject the view.
     channel_passes = jnp.all(
-        passes("channel", channel, channel_length), axis=axes.output, keepdims=True
+        passes("channel", channel), axis=axes.output, keepdims=True
     )
-    layer_passes = passes("layer", layer, layer_length)
+    layer_passes = passes("layer", layer)
     return Views(channel=channel_passes, layer=layer_passes & ~channel_passes)
 
 
 def _looks_scale_invariant(
-    sums: Sums, length: int, delta: jax.typing.ArrayLike, eps: jax.typing.ArrayLike
+    sums: Sums, delta: jax.typing.ArrayLike, eps: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Whether |cos(g, w)| < delta / sqrt(length); false where it cannot be known."""
+    """Whether |cos(g, w)| < delta / sqrt(n); false where it cannot be known."""
     g_norm = jnp.maximum(jnp.sqrt(sums.gg), eps)
     w_norm = jnp.maximum(jnp.sqrt(sums.ww), eps)
     cosine = jnp.abs(sums.gw) / g_norm / w_norm
     # A norm that overflows would make any cosine zero.
     known = jnp.isfinite(g_norm) & jnp.isfinite(w_norm)
-    return known & (cosine < delta / math.sqrt(length))
+    return known & (cosine < delta / math.sqrt(sums.length))
 
 
 def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> jax.Array:

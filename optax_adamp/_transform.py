@@ -54,13 +54,14 @@ def scale_by_projection(
 
     where the weight decay :math:`\lambda` is scaled by :math:`r` = `wd_ratio` for what
     is projected, and by 1 elsewhere. All channels must pass for a layer to be projected
-    channel by channel. Parameters with fewer than two axes are never projected.
+    channel by channel. Parameters with fewer than two axes, such as biases and norm
+    scales, are not projected.
 
     The test looks at the raw gradient of the step, which arrives as the extra argument
     `grad` of `update`: :func:`with_gradient` provides it. Sums are taken in float32 at
     least; the result has the dtype of the update. What cannot be represented is left
     alone: a vector whose norm overflows counts as not scale-invariant, and an entry
-    that projection would push out of its dtype's range keeps its value.
+    that projection or decay would push out of its dtype's range keeps its value.
 
     Place it after the base optimizer and before the learning rate. Apply no further
     weight decay: it would not be scaled by `wd_ratio`.
@@ -80,10 +81,10 @@ def scale_by_projection(
         :class:`ProjectionDimensionNumbers`, a tree (or prefix tree) of them in which
         `None` means not projected, or a Callable that returns such a tree given the
         params. Anything with the attributes `reduction_axis` and `output_axis` is
-        taken, such as Optax's `MuonDimensionNumbers`. A spec that covers many
-        parameters passes over those with fewer than two axes and those named `bias` or
-        `scale`. By default the last axis is the output, as in Flax and Haiku, and all
-        others are reduced.
+        taken, such as Optax's `MuonDimensionNumbers`. By default the last axis is the
+        output, as in Flax and Haiku, and all others are reduced. Both the default and a
+        spec above a parameter in the tree pass over what has fewer than two axes or is
+        named `bias` or `scale`; a spec at a parameter's own place is always used.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is

@@ -1,7 +1,7 @@
-"""AdamP and SGDP in float64 NumPy, one parameter and one step at a time.
+"""The projection in float64 NumPy, for one parameter without batch axes.
 
-Written from the paper and `torch.nn.functional.cosine_similarity`, not from the
-package: channels are gathered as rows of a matrix and the two views are tried in turn.
+Written from the paper and the definition of cosine similarity, not from the package:
+channels are gathered as rows of a matrix, and the two views are tried in turn.
 """
 
 import math
@@ -10,33 +10,33 @@ import numpy as np
 
 
 def projection(update, grad, weight, reduction, output, *, delta, wd_ratio, eps):
-    """The projected update of one batch element, its decay ratio and its view."""
+    """The projected update, the ratio of its weight decay, and the view it took."""
     order = (*output, *reduction)
-    if len(order) != weight.ndim:
-        raise ValueError("gather one batch element first")
     channels = math.prod(weight.shape[axis] for axis in output)
 
     def rows(array):
         return np.transpose(array, order).reshape(channels, -1)
 
     def restore(matrix):
-        shape = [weight.shape[axis] for axis in order]
-        return np.transpose(matrix.reshape(shape), np.argsort(order))
+        gathered = matrix.reshape([weight.shape[axis] for axis in order])
+        return np.transpose(gathered, np.argsort(order))
 
-    for view, rearrange in (
+    for view, gather in (
         ("channel", rows),
         ("layer", lambda array: rows(array).reshape(1, -1)),
     ):
-        u, g, w = (rearrange(array) for array in (update, grad, weight))
-        cosines = [abs(cosine(g_row, w_row, eps)) for g_row, w_row in zip(g, w)]
-        if max(cosines) < delta / math.sqrt(w.shape[1]):
-            projected = []
-            for u_row, w_row in zip(u, w):
-                direction = w_row / (np.linalg.norm(w_row) + eps)
-                projected.append(u_row - direction * (direction @ u_row))
+        vectors = list(zip(*map(gather, (update, grad, weight)), strict=True))
+        length = vectors[0][0].size
+        if max(abs(cosine(g, w, eps)) for _, g, w in vectors) < delta / length**0.5:
+            projected = [u - radial_part(u, w, eps) for u, _, w in vectors]
             return restore(np.stack(projected)), wd_ratio, view
     return update, 1.0, "none"
 
 
 def cosine(a, b, eps):
     return (a / max(np.linalg.norm(a), eps)) @ (b / max(np.linalg.norm(b), eps))
+
+
+def radial_part(u, w, eps):
+    direction = w / (np.linalg.norm(w) + eps)
+    return direction * (direction @ u)

@@ -1,0 +1,131 @@
+"""The leaf function against a float64 transcription of the algorithm."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import reference
+from optax_adamp._dimension_numbers import Axes
+from optax_adamp._projection import project
+
+HYPERPARAMETERS = {"delta": 0.1, "wd_ratio": 0.1, "eps": 1e-8}
+DECAY = 0.3
+
+# shape, reduction axes, output axes; what is left are batch axes.
+LAYOUTS = {
+    "dense": ((6, 4), (0,), (1,)),
+    "output first": ((4, 6), (1,), (0,)),
+    "convolution": ((3, 2, 5, 4), (0, 1, 2), (3,)),
+    "attention query": ((5, 2, 3), (0,), (1, 2)),
+    "attention out": ((2, 3, 5), (0, 1), (2,)),
+    "output between": ((3, 4, 2), (0, 2), (1,)),
+    "stacked": ((3, 6, 4), (1,), (2,)),
+    "stacked in the middle": ((6, 3, 4), (0,), (2,)),
+    "experts of layers": ((2, 3, 6, 4), (2,), (3,)),
+    "one channel": ((6,), (0,), ()),
+    "one weight a channel": ((1, 4), (0,), (1,)),
+}
+
+
+def draw(rng, shape, reduction, output, outcome):
+    """A weight, a gradient that leads to the outcome, and an update."""
+    w, u = rng.normal(size=(2, *shape))
+    g = rng.normal(size=shape)
+    both = (*reduction, *output)
+
+    def remove_radial(g, axes):
+        return g - w * np.sum(g * w, axes, keepdims=True) / np.sum(
+            w * w, axes, keepdims=True
+        )
+
+    if outcome == "channel":
+        g = remove_radial(g, reduction)
+    elif outcome == "layer":
+        g = remove_radial(g + 3 * w * rng.normal(size=shape), both)
+    elif outcome == "none":
+        g = remove_radial(g, reduction) - w
+    elif outcome == "zero":
+        g = np.zeros(shape)
+    return u, g, w
+
+
+def expected_step(u, g, w, reduction, output):
+    """The reference, one batch element at a time, with the views that were taken."""
+    batch = [axis for axis in range(w.ndim) if axis not in (*reduction, *output)]
+    views = []
+
+    def move(array):
+        return np.moveaxis(array, batch, range(len(batch)))
+
+    # Where the axes of one batch element lie once the batch axes are gone.
+    kept = [axis for axis in range(w.ndim) if axis not in batch]
+    element_axes = [
+        tuple(kept.index(axis) for axis in axes) for axes in (reduction, output)
+    ]
+    result = np.empty(w.shape)
+    for index in np.ndindex(*(w.shape[axis] for axis in batch)):
+        projected, ratio, view = reference.projection(
+            *(move(array)[index] for array in (u, g, w)),
+            *element_axes,
+            **HYPERPARAMETERS,
+        )
+        move(result)[index] = projected + DECAY * ratio * move(w)[index]
+        views.append(view)
+    return result, views
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equals_reference(layout):
+    shape, reduction, output = LAYOUTS[layout]
+    rng = np.random.default_rng(0)
+    seen = set()
+    with jax.enable_x64(True):
+        for outcome in ("channel", "layer", "none", "zero", "chance") * 4:
+            arrays = draw(rng, shape, reduction, output, outcome)
+            ours = project(
+                *map(jnp.asarray, arrays),
+                Axes(reduction, output, "auto"),
+                weight_decay=DECAY,
+                **HYPERPARAMETERS,
+            )
+            expected, views = expected_step(*arrays, reduction, output)
+            np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-14)
+            seen.update(views)
+    # One channel is the layer, and every vector of one weight is parallel to its
+    # gradient unless that is zero.
+    reachable = {"channel", "none"} | (set() if layout == "one channel" else {"layer"})
+    assert seen == reachable
+
+
+def project_channels(u, g, w, view="auto", **changes):
+    """Projects kernels (in, out) as the optimizers do by default."""
+    arguments = {**HYPERPARAMETERS, "weight_decay": DECAY, **changes}
+    return project(u, g, w, Axes((0,), (1,), view), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("view", "outcome"), [("channel", "none"), ("layer", "channel"), ("layer", "none")]
+)
+def test_fixed_view_needs_no_test(view, outcome):
+    arrays = draw(np.random.default_rng(0), (6, 4), (0,), (1,), outcome)
+    u, g, w = (jnp.asarray(array, jnp.float32) for array in arrays)
+    ours = project_channels(u, g, w, view)
+    axis = 0 if view == "channel" else None
+    radial = jnp.sum(u * w, axis, keepdims=True) / jnp.sum(w * w, axis, keepdims=True)
+    expected = u - radial * w + DECAY * HYPERPARAMETERS["wd_ratio"] * w
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("outcome", ["channel", "layer", "none"])
+def test_complex_weights_are_vectors_of_the_plane(outcome):
+    rng = np.random.default_rng(0)
+    # A last axis of two for the real and the imaginary part, reduced like the input.
+    as_real = draw(rng, (6, 4, 2), (0, 2), (1,), outcome)
+    as_complex = [jnp.asarray(x[..., 0] + 1j * x[..., 1]) for x in as_real]
+    ours = project_channels(*as_complex)
+    expected, views = expected_step(*as_real, (0, 2), (1,))
+    assert views == [outcome]
+    assert ours.dtype == jnp.complex64
+    np.testing.assert_allclose(ours.real, expected[..., 0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours.imag, expected[..., 1], rtol=1e-4, atol=1e-6)
