@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import optax_adamp
+from precision import float64
 
 # In float64, eps is the only thing between the identities of the paper and the code.
 EPS = 1e-30
@@ -40,7 +41,7 @@ TOY = {
 
 
 def run_toy(tx):
-    with jax.enable_x64(True):
+    with float64():
         w0 = jnp.array([[1e-3], [1.0]])
         losses, weights, *_ = jax.jit(lambda: run(tx, toy, w0, 500))()
         return losses, np.linalg.norm(weights[-1])
@@ -80,7 +81,7 @@ RATE, STEPS = 0.3, 60
 
 
 def run_layer(tx):
-    with jax.enable_x64(True):
+    with float64():
         w0 = jnp.asarray(np.random.default_rng(1).normal(size=(5, 4)))
         _, weights, grads, states = jax.jit(
             lambda: run(tx, batch_norm_loss, w0, STEPS)
@@ -146,7 +147,7 @@ def test_proposition_3_1_same_geodesic(make):
     """
     weights, *_ = run_layer(make(RATE, eps=EPS))
     plain, projecting = make(RATE, eps=EPS, delta=0), make(RATE, eps=EPS)
-    with jax.enable_x64(True):
+    with float64():
         state = projecting.init(weights[0])
         for w in weights[:20]:
             grad = jax.grad(batch_norm_loss)(jnp.asarray(w))

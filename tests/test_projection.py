@@ -1,6 +1,5 @@
 """The leaf function against a float64 transcription of the algorithm."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import pytest
 import reference
 from optax_adamp._dimension_numbers import Axes
 from optax_adamp._projection import project
+from precision import float64
 
 HYPERPARAMETERS = {"delta": 0.1, "wd_ratio": 0.1, "eps": 1e-8}
 DECAY = 0.3
@@ -80,7 +80,7 @@ def test_equals_reference(layout):
     shape, reduction, output = LAYOUTS[layout]
     rng = np.random.default_rng(0)
     seen = set()
-    with jax.enable_x64(True):
+    with float64():
         for outcome in ("channel", "layer", "none", "zero", "chance") * 4:
             arrays = draw(rng, shape, reduction, output, outcome)
             ours = project(
