@@ -129,3 +129,59 @@ def test_complex_weights_are_vectors_of_the_plane(outcome):
     assert ours.dtype == jnp.complex64
     np.testing.assert_allclose(ours.real, expected[..., 0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(ours.imag, expected[..., 1], rtol=1e-4, atol=1e-6)
+
+
+def test_one_channel_that_fails_is_enough():
+    """Nineteen orthogonal channels and a parallel one: the channel view is rejected."""
+    u, g, w = draw(np.random.default_rng(0), (6, 20), (0,), (1,), "channel")
+    g[:, 7] = 1e-3 * w[:, 7]  # Small, so that the layer still looks scale-invariant.
+    with float64():
+        ours = project_channels(*map(jnp.asarray, (u, g, w)))
+        expected, views = expected_step(u, g, w, (0,), (1,))
+        assert views == ["layer"]
+        np.testing.assert_allclose(ours, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("g_norm", "w_norm", "cosine"), [(0.2, 10, 0.2), (10, 0.2, 0.2), (0.2, 0.2, 0.04)]
+)
+def test_eps_bounds_each_norm_by_itself(g_norm, w_norm, cosine):
+    """The cosine of parallel vectors, whose smaller norms count as one."""
+    direction, u = jnp.array([[3.0], [4.0]]) / 5, jnp.array([[1.0], [2.0]])
+    g, w = g_norm * direction, w_norm * direction
+    projected = u - jnp.sum(u * w) / (w_norm + 1) ** 2 * w
+    for threshold, expected in ((0.9 * cosine, u), (1.1 * cosine, projected)):
+        ours = project_channels(
+            u, g, w, delta=threshold * 2**0.5, eps=1.0, weight_decay=0.0
+        )
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_the_threshold_itself_does_not_pass():
+    zeros, w = jnp.zeros((2, 1)), jnp.array([[3.0], [4.0]])
+    ours = project_channels(w, zeros, w, delta=0.0, weight_decay=0.0)
+    np.testing.assert_array_equal(ours, w)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sums_are_taken_in_float32(dtype):
+    """The decision and the step are those of the same numbers in float64."""
+    rng = np.random.default_rng(0)
+    for outcome in ("channel", "layer", "none") * 3:
+        arrays = draw(rng, (512, 3), (0,), (1,), outcome)
+        u, g, w = (jnp.asarray(array, dtype) for array in arrays)
+        ours = project_channels(u, g, w, delta=0.5)
+        assert ours.dtype == jnp.dtype(dtype)
+        expected, ratio, view = reference.projection(
+            *(np.asarray(array, np.float64) for array in (u, g, w)),
+            (0,),
+            (1,),
+            **{**HYPERPARAMETERS, "delta": 0.5},
+        )
+        assert view == outcome
+        expected += DECAY * ratio * np.asarray(w, np.float64)
+        # One rounding, at the end.
+        bound = float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(
+            np.asarray(ours, np.float64), expected, rtol=bound, atol=1e-6
+        )
