@@ -77,11 +77,10 @@ def call_if_function(
 ) -> Any:
     """Calls a function of the params, and returns a tree as it is.
 
-    An Equinox module can be called too, so it is the leaves that tell: a function is
-    its own and only leaf.
+    Trees can be callable too, such as an Equinox module. But a function is a leaf.
     """
     leaves = jax.tree.leaves(description, is_leaf=is_leaf)
-    if leaves and all(callable(leaf) for leaf in leaves):
+    if callable(description) and len(leaves) == 1 and leaves[0] is description:
         return description(params)
     return description
 
