@@ -131,6 +131,17 @@ def test_complex_weights_are_vectors_of_the_plane(outcome):
     np.testing.assert_allclose(ours.imag, expected[..., 1], rtol=1e-4, atol=1e-6)
 
 
+def test_complex_numbers_count_twice_in_the_threshold():
+    """A cosine between delta / sqrt(2 n) and delta / sqrt(n) does not pass."""
+    u = jnp.array([[1.0 + 2j], [3.0 - 1j], [2j]])
+    w = jnp.array([[3.0], [4j], [0.0]])
+    g = jnp.array([[0.085 * 3], [0.085 * 4j], [5 * (1 - 0.085**2) ** 0.5]])
+    for delta, passes in ((0.2, False), (0.22, True)):  # sqrt(6) 0.085 = 0.208
+        ours = project_channels(u, g, w, delta=delta, weight_decay=0.0)
+        radial = (3 * 1 + 4 * -1) / 25  # The second entry of u has -1 along 4j.
+        np.testing.assert_allclose(ours, u - radial * w if passes else u, rtol=1e-6)
+
+
 def test_one_channel_that_fails_is_enough():
     """Nineteen orthogonal channels and a parallel one: the channel view is rejected."""
     u, g, w = draw(np.random.default_rng(0), (6, 20), (0,), (1,), "channel")
@@ -185,3 +196,10 @@ def test_sums_are_taken_in_float32(dtype):
         np.testing.assert_allclose(
             np.asarray(ours, np.float64), expected, rtol=bound, atol=1e-6
         )
+
+
+def test_vector_without_a_radial_part_decays_in_full():
+    """Its norm underflows, and with eps zero there is nothing to divide by."""
+    u, w = jnp.full((2, 3), 1e-25), jnp.full((2, 3), 2e-25)
+    ours = project_channels(u, u, w, "channel", eps=0.0)
+    np.testing.assert_allclose(ours, u + DECAY * w, rtol=1e-6)
