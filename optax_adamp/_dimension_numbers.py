@@ -1,19 +1,18 @@
 """Which axes of a parameter form a channel: the one door for `dimension_numbers`."""
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import jax.numpy as jnp
 
 from optax_adamp._trees import (
     Entry,
-    KeyPath,
+    Names,
     call_if_function,
     format_path,
     is_absent,
     match_prefix,
-    path_names,
 )
 
 # Leaves with these names have one number per channel, never a vector. When layers are
@@ -72,21 +71,20 @@ class Axes(NamedTuple):
 def resolve_axes(
     dimension_numbers: DimensionNumbers | None,
     params: Any,
-    leaves: Iterable[tuple[KeyPath, Any]],
+    leaves: list[tuple[Names, Any]],
 ) -> list[Axes | None]:
     """The axes of each leaf; None for those that are not projected.
 
     Args:
       dimension_numbers: The argument of `scale_by_projection`.
       params: What a function is called with.
-      leaves: Paths and leaves of the params, absent ones included.
+      leaves: Names and leaves of the params, with None where one is absent.
 
     Raises:
       ValueError: If a spec does not fit its parameter, or a tree the params.
     """
-    leaves = list(leaves)
     if dimension_numbers is None:
-        return [_default_axes(path, leaf) for path, leaf in leaves]
+        return [_default_axes(names, leaf) for names, leaf in leaves]
     specs = match_prefix(
         call_if_function(dimension_numbers, params, is_leaf=_is_entry),
         leaves,
@@ -94,8 +92,8 @@ def resolve_axes(
         is_leaf=_is_entry,
     )
     return [
-        _spec_axes(entry, path, leaf)
-        for (path, leaf), entry in zip(leaves, specs, strict=True)
+        _spec_axes(entry, names, leaf)
+        for (names, leaf), entry in zip(leaves, specs, strict=True)
     ]
 
 
@@ -107,35 +105,35 @@ def _is_entry(node: Any) -> bool:
     return node is None or _is_spec(node)
 
 
-def _has_no_channels(path: KeyPath, leaf: Any) -> bool:
+def _has_no_channels(names: Names, leaf: Any) -> bool:
     return (
         is_absent(leaf)
         or jnp.ndim(leaf) < 2
-        or path_names(path)[-1:] in [(name,) for name in _UNPROJECTED_NAMES]
+        or (bool(names) and names[-1] in _UNPROJECTED_NAMES)
     )
 
 
-def _default_axes(path: KeyPath, leaf: Any) -> Axes | None:
+def _default_axes(names: Names, leaf: Any) -> Axes | None:
     """The layout of Flax and Haiku: the last axis is the output."""
-    if _has_no_channels(path, leaf):
+    if _has_no_channels(names, leaf):
         return None
     last = jnp.ndim(leaf) - 1
     return Axes(reduction=tuple(range(last)), output=(last,), view="auto")
 
 
-def _spec_axes(entry: Entry, path: KeyPath, leaf: Any) -> Axes | None:
+def _spec_axes(entry: Entry, names: Names, leaf: Any) -> Axes | None:
     """What the entry for a leaf says of it."""
     spec = entry.value
     if spec is None:
         return None
     shape = jnp.shape(leaf)
-    place = f"dimension_numbers of {format_path(path)}, an array of shape {shape}"
+    place = f"dimension_numbers of {format_path(names)}, an array of shape {shape}"
     if not _is_spec(spec):
         raise ValueError(
             f"{place}, must be a ProjectionDimensionNumbers, or None for a parameter "
             f"that is not projected, but got {spec!r}."
         )
-    if not entry.exact and _has_no_channels(path, leaf):
+    if not entry.exact and _has_no_channels(names, leaf):
         # What covers many parameters tells how those with channels are laid out. What
         # stands at a parameter's own place is meant for it, and must fit.
         return None

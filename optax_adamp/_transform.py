@@ -9,11 +9,12 @@ import optax
 from optax_adamp._dimension_numbers import DimensionNumbers, resolve_axes
 from optax_adamp._projection import project
 from optax_adamp._trees import (
-    KeyPath,
+    Names,
     call_if_function,
     is_absent,
     leaves_like,
     match_prefix,
+    named_leaves,
 )
 
 _NO_PARAMS = (
@@ -143,18 +144,6 @@ def scale_by_projection(
             raise ValueError(_NO_GRAD)
         decay, state = _decay_of_step(weight_decay, state)
 
-        paths_and_updates, treedef = jax.tree.flatten_with_path(
-            updates, is_leaf=is_absent
-        )
-        weights = leaves_like(updates, params, argument="params")
-        gradients = leaves_like(updates, grad, argument="grad")
-        leaves = [
-            (path, weight)
-            for (path, _), weight in zip(paths_and_updates, weights, strict=True)
-        ]
-        axes = resolve_axes(dimension_numbers, params, leaves)
-        decayed = _resolve_mask(mask, params, leaves)
-
         def update_leaf(update, gradient, weight, leaf_axes, is_decayed):
             if is_absent(update):
                 return update
@@ -169,17 +158,22 @@ def scale_by_projection(
                 weight_decay=decay if is_decayed else 0.0,
             )
 
+        named_updates = named_leaves(updates, is_leaf=is_absent)
+        gradients = leaves_like(updates, grad, argument="grad")
+        weights = leaves_like(updates, params, argument="params")
+        named_weights = [
+            (names, weight)
+            for (names, _), weight in zip(named_updates, weights, strict=True)
+        ]
+        axes = resolve_axes(dimension_numbers, params, named_weights)
+        decayed = _resolve_mask(mask, params, named_weights)
         new_updates = [
-            update_leaf(*leaf)
-            for leaf in zip(
-                (update for _, update in paths_and_updates),
-                gradients,
-                weights,
-                axes,
-                decayed,
-                strict=True,
+            update_leaf(update, *rest)
+            for (_, update), *rest in zip(
+                named_updates, gradients, weights, axes, decayed, strict=True
             )
         ]
+        treedef = jax.tree.structure(updates, is_leaf=is_absent)
         return jax.tree.unflatten(treedef, new_updates), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -248,7 +242,7 @@ def _decay_of_step(
 
 
 def _resolve_mask(
-    mask: Any, params: Any, leaves: list[tuple[KeyPath, Any]]
+    mask: Any, params: Any, leaves: list[tuple[Names, Any]]
 ) -> list[bool]:
     """Whether the weight decay applies to each leaf."""
     if mask is None:

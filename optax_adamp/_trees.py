@@ -6,14 +6,15 @@ box around a parameter in one place and not in another. Hence entries are matche
 names along their paths, not by tree structure.
 """
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-KeyPath = tuple[Any, ...]
+Names = tuple[str, ...]
 
 
 class Entry(NamedTuple):
@@ -28,16 +29,32 @@ def is_absent(node: Any) -> bool:
     return node is None or isinstance(node, optax.MaskedNode)
 
 
-def path_names(path: KeyPath) -> tuple[str, ...]:
-    """The names along a path, without the `.value` that Flax's boxes add."""
-    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+def named_leaves(
+    tree: Any, *, is_leaf: Callable[[Any], bool] | None = None
+) -> list[tuple[Names, Any]]:
+    """Leaves with the names along their paths, less the `.value` of Flax's boxes.
+
+    A box holds its value and nothing else, which tells it from a module that has a
+    parameter of that name beside others.
+    """
+    paths_and_leaves = jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
+    children = defaultdict(set)
+    for path, _ in paths_and_leaves:
+        for depth, key in enumerate(path):
+            children[path[:depth]].add(key)
+
+    def names(path: tuple[Any, ...]) -> Names:
+        box, key = path[:-1], path[-1:]
+        if key == (jax.tree_util.GetAttrKey("value"),) and len(children[box]) == 1:
+            path = box
+        return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+    return [(names(path), leaf) for path, leaf in paths_and_leaves]
 
 
-def format_path(path: KeyPath) -> str:
+def format_path(names: Names) -> str:
     """A path as errors show it, for example `encoder/0/kernel`."""
-    return "/".join(path_names(path)) or "(root)"
+    return "/".join(names) or "(root)"
 
 
 def leaves_like(updates: Any, tree: Any, *, argument: str) -> list[Any]:
@@ -48,27 +65,30 @@ def leaves_like(updates: Any, tree: Any, *, argument: str) -> list[Any]:
     Raises:
       ValueError: If `tree` has another structure, or an array another shape.
     """
-    paths_and_updates, treedef = jax.tree.flatten_with_path(updates, is_leaf=is_absent)
     try:
-        leaves = treedef.flatten_up_to(tree)
+        leaves = jax.tree.structure(updates, is_leaf=is_absent).flatten_up_to(tree)
     except ValueError as error:
         raise ValueError(
             f"{argument} must have the tree structure of the updates, but: {error}"
         ) from error
 
-    def check(path: KeyPath, update: Any, leaf: Any) -> Any:
+    def check(names: Names, update: Any, leaf: Any) -> Any:
         if is_absent(update):
             return None
-        place = f"{format_path(path)}, where the updates have shape {jnp.shape(update)}"
+        place = (
+            f"{format_path(names)}, where the updates have shape {jnp.shape(update)}"
+        )
         if not jax.tree_util.all_leaves([leaf]):
             raise ValueError(f"{argument} has no array at {place}, but {leaf!r}.")
-        if jnp.shape(leaf) != jnp.shape(update):
+        if jnp.shape(leaf) != shape:
             raise ValueError(f"{argument} has shape {jnp.shape(leaf)} at {place}.")
         return leaf
 
     return [
-        check(path, update, leaf)
-        for (path, update), leaf in zip(paths_and_updates, leaves, strict=True)
+        check(names, update, leaf)
+        for (names, update), leaf in zip(
+            named_leaves(updates, is_leaf=is_absent), leaves, strict=True
+        )
     ]
 
 
@@ -87,7 +107,7 @@ def call_if_function(
 
 def match_prefix(
     description: Any,
-    params: Iterable[tuple[KeyPath, Any]],
+    params: list[tuple[Names, Any]],
     *,
     argument: str,
     is_leaf: Callable[[Any], bool] | None = None,
@@ -96,7 +116,7 @@ def match_prefix(
 
     Args:
       description: A tree with the structure of the params, or a prefix of it.
-      params: Paths and leaves, with None where an array is absent.
+      params: Names and leaves, with None where an array is absent.
       argument: Name of the argument that `description` came in, for errors.
       is_leaf: Tells the entries of `description` from its containers.
 
@@ -106,17 +126,11 @@ def match_prefix(
     Raises:
       ValueError: If a parameter has no entry, or an entry no parameter.
     """
-    entries = {
-        path_names(path): (path, value)
-        for path, value in jax.tree_util.tree_leaves_with_path(
-            description, is_leaf=is_leaf
-        )
-    }
-    known: set[tuple[str, ...]] = {()}
-    absent: set[tuple[str, ...]] = set()
+    entries = dict(named_leaves(description, is_leaf=is_leaf))
+    known: set[Names] = {()}
+    absent: set[Names] = set()
     matches = []
-    for path, leaf in params:
-        names = path_names(path)
+    for names, leaf in params:
         above = [names[:depth] for depth in range(len(names), -1, -1)]
         known.update(above)
         if is_absent(leaf):
@@ -127,16 +141,16 @@ def match_prefix(
         if found is None:
             raise ValueError(
                 f"{argument} does not fit the params: it has no entry for "
-                f"{format_path(path)}, an array of shape {jnp.shape(leaf)}. "
+                f"{format_path(names)}, an array of shape {jnp.shape(leaf)}. "
                 "Give every parameter an entry, at its path or above it."
             )
-        matches.append(Entry(entries[found][1], exact=found == names))
-    for names, (path, _) in entries.items():
+        matches.append(Entry(entries[found], exact=found == names))
+    for names in entries:
         below_absent = any(names[:depth] in absent for depth in range(len(names)))
         if names not in known and not below_absent:
             raise ValueError(
                 f"{argument} does not fit the params: it has an entry for "
-                f"{format_path(path)}, where the params hold nothing. Remove the "
+                f"{format_path(names)}, where the params hold nothing. Remove the "
                 "entry or correct its path."
             )
     return matches

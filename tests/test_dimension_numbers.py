@@ -8,7 +8,7 @@ from optax import contrib
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp._dimension_numbers import Axes, resolve_axes
-from optax_adamp._trees import format_path
+from optax_adamp._trees import format_path, named_leaves
 
 PARAMS = {
     "attention": {"query": {"kernel": (8, 2, 4), "bias": (2, 4)}},
@@ -25,11 +25,11 @@ def is_shape(node):
 def resolve(dimension_numbers, shapes=PARAMS):
     """The resolved axes by path, for zeros of the shapes."""
     params = jax.tree.map(jnp.zeros, shapes, is_leaf=is_shape)
-    leaves, _ = jax.tree.flatten_with_path(params, is_leaf=lambda x: x is None)
+    leaves = named_leaves(params)
     axes = resolve_axes(dimension_numbers, params, leaves)
     return {
-        format_path(path): leaf_axes
-        for (path, _), leaf_axes in zip(leaves, axes, strict=True)
+        format_path(names): leaf_axes
+        for (names, _), leaf_axes in zip(leaves, axes, strict=True)
     }
 
 
@@ -124,10 +124,8 @@ def test_axes_are_sorted_and_counted_from_the_front():
 def test_specs_of_absent_params_are_not_missed(absent):
     params = {"a": jnp.zeros((4, 2)), "b": absent, "c": {"d": absent}}
     leaves = [
-        (path, None if leaf is absent else leaf)
-        for path, leaf in jax.tree.leaves_with_path(
-            params, is_leaf=lambda node: node is absent
-        )
+        (names, None if leaf is absent else leaf)
+        for names, leaf in named_leaves(params, is_leaf=lambda node: node is absent)
     ]
     specs = {"a": Spec(0, 1), "b": {"below": Spec(0, 1)}, "c": Spec(5, 5)}
     found = resolve_axes(specs, params, leaves)

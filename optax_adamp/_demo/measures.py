@@ -9,7 +9,7 @@ from optax_adamp._demo.model import scale_invariant_kernels
 from optax_adamp._demo.optimizers import DELTA, EPS
 from optax_adamp._dimension_numbers import resolve_axes
 from optax_adamp._projection import choose_view, view_sums
-from optax_adamp._trees import format_path
+from optax_adamp._trees import format_path, named_leaves
 
 
 class Shares(NamedTuple):
@@ -49,16 +49,16 @@ def views_of_step(params: Any, grads: Any) -> dict[str, Shares]:
 
     The package tells nobody which view it took, so its own test is applied again.
     """
-    paths_and_weights = jax.tree.leaves_with_path(params)
-    axes_of_leaves = resolve_axes(None, params, paths_and_weights)
+    weights = named_leaves(params)
+    axes_of_leaves = resolve_axes(None, params, weights)
     views = {}
-    for (path, weight), grad, axes in zip(
-        paths_and_weights, jax.tree.leaves(grads), axes_of_leaves, strict=True
+    for (names, weight), grad, axes in zip(
+        weights, jax.tree.leaves(grads), axes_of_leaves, strict=True
     ):
         if axes is None:
             continue
         # The choice does not look at the update: the gradient can stand for it.
         channel, layer = view_sums(grad, grad, weight, axes)
         view = choose_view(channel, layer, axes, delta=DELTA, eps=EPS)
-        views[format_path(path)] = Shares(jnp.mean(view.channel), jnp.mean(view.layer))
+        views[format_path(names)] = Shares(jnp.mean(view.channel), jnp.mean(view.layer))
     return views

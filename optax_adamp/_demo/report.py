@@ -13,7 +13,7 @@ from optax_adamp._demo.measures import Shares
 from optax_adamp._demo.model import DEPTH
 from optax_adamp._demo.optimizers import DELTA, MOMENTUM, OPTIMIZERS
 from optax_adamp._demo.training import TIMED_EPOCHS, History
-from optax_adamp._trees import format_path
+from optax_adamp._trees import format_path, named_leaves
 
 WIDTH = 79
 
@@ -129,8 +129,8 @@ def projections(histories: dict[str, History], params: Any) -> str:
         f"{'parameter':23}{'shape':11}" + columns * len(projected),
         "-" * (34 + 22 * len(projected)),
     ]
-    for path, leaf in jax.tree.leaves_with_path(params):
-        name, shape = format_path(path), leaf.shape[1:]  # The first axis is the seeds.
+    for names, leaf in named_leaves(params):
+        name, shape = format_path(names), leaf.shape[1:]  # The first axis is the seeds.
         row = f"{name:23}{shape!s:11}"
         if len(shape) < 2:
             rows.append(row + "  never: fewer than two axes")
