@@ -75,9 +75,8 @@ def leaves_like(updates: Any, tree: Any, *, argument: str) -> list[Any]:
     def check(names: Names, update: Any, leaf: Any) -> Any:
         if is_absent(update):
             return None
-        place = (
-            f"{format_path(names)}, where the updates have shape {jnp.shape(update)}"
-        )
+        shape = jnp.shape(update)
+        place = f"{format_path(names)}, where the updates have shape {shape}"
         if not jax.tree_util.all_leaves([leaf]):
             raise ValueError(f"{argument} has no array at {place}, but {leaf!r}.")
         if jnp.shape(leaf) != shape:
