@@ -1,0 +1,180 @@
+"""Flax Linen: `TrainState`, and params in boxes that add `.value` to their paths."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+from flax.core import FrozenDict
+from flax.training.train_state import TrainState
+
+import training
+from optax_adamp import ProjectionDimensionNumbers, adamp
+from training import FIRST_ONLY, is_first, with_both_optimizers
+
+KERNEL = ProjectionDimensionNumbers(reduction_axis=0, output_axis=1)
+
+
+class Network(nn.Module):
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, inputs):
+        dense = functools.partial(nn.Dense, kernel_init=self.kernel_init)
+        epsilon = training.NORMALIZATION_EPS
+        hidden = dense(training.HIDDEN, use_bias=False, name="first")(inputs)
+        hidden = nn.BatchNorm(use_running_average=False, epsilon=epsilon, name="norm")(
+            hidden
+        )
+        features = dense(training.FEATURES, use_bias=False, name="second")(
+            nn.relu(hidden)
+        )
+        standardize = nn.LayerNorm(epsilon=epsilon, use_bias=False, use_scale=False)
+        return dense(training.CLASSES, name="head")(standardize(features))
+
+
+class StateWithStatistics(TrainState):
+    batch_stats: Any
+
+
+def loss_fn(params, batch_stats, batch):
+    inputs, labels = batch
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits, changed = Network().apply(variables, inputs, mutable=["batch_stats"])
+    return training.cross_entropy(logits, labels), changed["batch_stats"]
+
+
+def initial_statistics():
+    size = training.HIDDEN
+    return {"norm": {"mean": jnp.zeros(size), "var": jnp.ones(size)}}
+
+
+def train_state(tx, params):
+    """Trains as the documentation of Flax does."""
+    state = StateWithStatistics.create(
+        apply_fn=Network().apply,
+        params=params,
+        tx=tx,
+        batch_stats=initial_statistics(),
+    )
+
+    @jax.jit
+    def step(state, batch):
+        grad = jax.grad(loss_fn, has_aux=True)
+        grads, batch_stats = grad(state.params, state.batch_stats, batch)
+        return state.apply_gradients(grads=grads, batch_stats=batch_stats)
+
+    for batch in zip(*training.all_batches(), strict=True):
+        state = step(state, batch)
+    return state.params
+
+
+@with_both_optimizers
+def test_train_state(optimizer):
+    trained = train_state(training.make(optimizer), training.initial_params())
+
+    training.assert_trained_as_plainly(trained, optimizer)
+
+
+SPEC_OF_FIRST = {**dict.fromkeys(FIRST_ONLY), "first": {"kernel": KERNEL}}
+
+
+def test_frozen_dict_described_by_dict():
+    tx = training.make(adamp, mask=FIRST_ONLY, dimension_numbers=SPEC_OF_FIRST)
+
+    trained = train_state(tx, FrozenDict(training.initial_params()))
+
+    assert isinstance(trained, FrozenDict)
+    expected = training.train_first_only(adamp, weight_decay=0.0, delta=0.0)
+    training.assert_close(trained.unfreeze(), expected)
+    training.assert_kernels_differ(trained, training.plainly_trained(adamp))
+
+
+def box(params):
+    """Kernels in boxes, as the module makes them; vectors are left bare."""
+    boxed = nn.with_partitioning(nn.initializers.ones, ("input", "output"))
+    variables = Network(boxed).init(jax.random.key(0), training.all_batches()[0][0])
+    return nn.meta.replace_boxed(variables["params"], params)
+
+
+@jax.jit
+def boxed_gradient(params, batch):
+    return jax.grad(loss_fn, has_aux=True)(params, initial_statistics(), batch)[0]
+
+
+def train_boxed(tx):
+    params = box(training.initial_params())
+    trained = training.train(tx, params, gradient=boxed_gradient)
+    assert isinstance(trained["first"]["kernel"], nn.Partitioned)
+    return nn.meta.unbox(trained)
+
+
+@with_both_optimizers
+def test_boxes(optimizer):
+    trained = train_boxed(training.make(optimizer))
+
+    training.assert_trained_as_plainly(trained, optimizer)
+
+
+def spec_of_first(path, leaf):
+    return KERNEL if is_first(path, leaf) else None
+
+
+def like_boxes(function):
+    return jax.tree.map_with_path(function, box(training.initial_params()))
+
+
+DESCRIPTIONS = {
+    "without boxes": (FIRST_ONLY, SPEC_OF_FIRST),
+    "in boxes": (like_boxes(is_first), like_boxes(spec_of_first)),
+    "prefix": (
+        {**dict.fromkeys(FIRST_ONLY, False), "first": True},
+        {**dict.fromkeys(FIRST_ONLY), "first": KERNEL},
+    ),
+    "function": (
+        lambda params: jax.tree.map_with_path(is_first, params),
+        lambda params: jax.tree.map_with_path(spec_of_first, params),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", DESCRIPTIONS)
+def test_mask_and_dimension_numbers_of_boxes(form):
+    mask, specs = DESCRIPTIONS[form]
+
+    masked = train_boxed(training.make(adamp, mask=mask))
+    described = train_boxed(training.make(adamp, dimension_numbers=specs))
+
+    usual = training.plainly_trained(adamp)
+    training.assert_close(masked, training.train_first_only(adamp, weight_decay=0.0))
+    training.assert_kernels_differ(masked, usual, ["second"])
+    training.assert_close(described, training.train_first_only(adamp, delta=0.0))
+    training.assert_kernels_differ(described, usual, ["second"])
+
+
+@with_both_optimizers
+def test_stacked_vectors_in_boxes(optimizer):
+    """The name of a leaf is not `value`: stacked scales are told from kernels."""
+    each = [training.initial_params(seed) for seed in range(2)]
+    params = jax.tree.map(
+        lambda *leaves: nn.Partitioned(jnp.stack(leaves), ("seeds",)), *each
+    )
+
+    @jax.jit
+    def gradient(params, batch):
+        unboxed = nn.meta.unbox(params)
+        grads = jax.vmap(training.gradient, in_axes=(0, None))(unboxed, batch)
+        return nn.meta.replace_boxed(params, grads)
+
+    tx = training.make(optimizer, dimension_numbers=ProjectionDimensionNumbers(-2, -1))
+    trained = nn.meta.unbox(training.train(tx, params, gradient=gradient, jit=True))
+
+    first, second = (
+        jax.tree.map(lambda leaf, index=index: leaf[index], trained)
+        for index in range(2)
+    )
+    training.assert_trained_as_plainly(first, optimizer)
+    alone = training.train(training.make(optimizer), each[1])
+    training.assert_close(second, alone)
