@@ -154,8 +154,7 @@ def test_mask_and_dimension_numbers_of_boxes(form):
     training.assert_kernels_differ(described, usual, ["second"])
 
 
-@with_both_optimizers
-def test_stacked_vectors_in_boxes(optimizer):
+def test_stacked_vectors_in_boxes():
     """The name of a leaf is not `value`: stacked scales are told from kernels."""
     each = [training.initial_params(seed) for seed in range(2)]
     params = jax.tree.map(
@@ -168,13 +167,13 @@ def test_stacked_vectors_in_boxes(optimizer):
         grads = jax.vmap(training.gradient, in_axes=(0, None))(unboxed, batch)
         return nn.meta.replace_boxed(params, grads)
 
-    tx = training.make(optimizer, dimension_numbers=ProjectionDimensionNumbers(-2, -1))
+    tx = training.make(adamp, dimension_numbers=ProjectionDimensionNumbers(-2, -1))
     trained = nn.meta.unbox(training.train(tx, params, gradient=gradient, jit=True))
 
     first, second = (
         jax.tree.map(lambda leaf, index=index: leaf[index], trained)
         for index in range(2)
     )
-    training.assert_trained_as_plainly(first, optimizer)
-    alone = training.train(training.make(optimizer), each[1])
+    training.assert_trained_as_plainly(first, adamp)
+    alone = training.train(training.make(adamp), each[1])
     training.assert_close(second, alone)

@@ -76,10 +76,9 @@ def test_optimizer(wrapper, optimizer):
     training.assert_trained_as_plainly(trained, optimizer)
 
 
-@with_both_optimizers
-def test_jitted_step(optimizer):
+def test_jitted_step():
     network = network_with(training.initial_params())
-    tx = optax.MultiSteps(training.make(optimizer), 1)
+    tx = optax.MultiSteps(training.make(adamp), 1)
     state = nnx.Optimizer(network, tx, wrt=nnx.Param)
 
     @nnx.jit
@@ -89,7 +88,7 @@ def test_jitted_step(optimizer):
     for batch in zip(*training.all_batches(), strict=True):
         step(network, state, batch)
 
-    training.assert_trained_as_plainly(params_of(network), optimizer)
+    training.assert_trained_as_plainly(params_of(network), adamp)
 
 
 def state_like_params(function):
@@ -192,8 +191,7 @@ def test_layers_in_a_list(as_container):
     )
 
 
-@with_both_optimizers
-def test_stacked_networks_in_a_functional_loop(optimizer):
+def test_stacked_networks_in_a_functional_loop():
     """Here params and gradients are boxes in `update` too, also of stacked vectors."""
     seeds = range(2)
     graphdef, _, statistics = nnx.split(
@@ -214,12 +212,12 @@ def test_stacked_networks_in_a_functional_loop(optimizer):
 
         return jax.vmap(jax.grad(loss))(params)
 
-    tx = training.make(optimizer, dimension_numbers=ProjectionDimensionNumbers(-2, -1))
+    tx = training.make(adamp, dimension_numbers=ProjectionDimensionNumbers(-2, -1))
     trained = training.train(tx, params, gradient=gradient, jit=True)
 
     for seed in seeds:
         network = jax.tree.map(lambda leaf, seed=seed: leaf[seed], trained)
-        alone = training.train(training.make(optimizer), training.initial_params(seed))
+        alone = training.train(training.make(adamp), training.initial_params(seed))
         training.assert_close(nnx.to_pure_dict(network), alone)
     first_network = jax.tree.map(lambda leaf: leaf[0], trained)
-    training.assert_trained_as_plainly(nnx.to_pure_dict(first_network), optimizer)
+    training.assert_trained_as_plainly(nnx.to_pure_dict(first_network), adamp)

@@ -1,7 +1,6 @@
 """Trainings under Optax's wrappers, against plain loops or the same done by hand."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,23 +9,12 @@ import training
 from optax_adamp import (
     ProjectionDimensionNumbers,
     adamp,
-    scale_by_projection,
     sgdp,
     with_gradient,
 )
-from training import SETTINGS, with_both_optimizers
+from training import KERNEL_MASKS, KERNELS, SETTINGS, with_both_optimizers
 
-KERNELS = {
-    "first": {"kernel": True},
-    "norm": {"scale": False, "bias": False},
-    "second": {"kernel": True},
-    "head": {"kernel": True, "bias": False},
-}
 NOT_KERNELS = jax.tree.map(lambda is_kernel: not is_kernel, KERNELS)
-
-
-def find_kernels(params):
-    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
 
 
 def label_kernels(params):
@@ -69,102 +57,6 @@ def test_wrapper_that_should_change_nothing(wrapper, optimizer):
     trained = training.train(tx, jit=wrapper in HAVE_COND)
 
     training.assert_trained_as_plainly(trained, optimizer)
-
-
-def projection(weight_decay):
-    return scale_by_projection(
-        training.DELTA, training.WD_RATIO, training.EPS, weight_decay
-    )
-
-
-BY_HAND = {
-    adamp: (
-        optax.scale_by_adam(eps=SETTINGS[adamp]["eps"]),
-        SETTINGS[adamp]["weight_decay"],
-    ),
-    # The reference divides the decay by one minus the momentum.
-    sgdp: (optax.trace(0.9, nesterov=True), SETTINGS[sgdp]["weight_decay"] / (1 - 0.9)),
-}
-
-
-@with_both_optimizers
-def test_chained_by_hand(optimizer):
-    base, weight_decay = BY_HAND[optimizer]
-    learning_rate = SETTINGS[optimizer]["learning_rate"]
-
-    tx = with_gradient(
-        optax.chain(
-            base,
-            projection(weight_decay),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-    )
-
-    training.assert_trained_as_plainly(training.train(tx), optimizer)
-
-
-@with_both_optimizers
-def test_gradient_passed_by_hand(optimizer):
-    """Without `with_gradient`, in a loop that knows the gradient."""
-    base, weight_decay = BY_HAND[optimizer]
-    learning_rate = SETTINGS[optimizer]["learning_rate"]
-    tx = optax.chain(
-        base, projection(weight_decay), optax.scale_by_learning_rate(learning_rate)
-    )
-
-    def update(grads, state, params):
-        return tx.update(grads, state, params, grad=grads)
-
-    trained = training.train(optax.GradientTransformation(tx.init, update))
-
-    training.assert_trained_as_plainly(trained, optimizer)
-
-
-@with_both_optimizers
-def test_with_gradient_passes_other_arguments_on(optimizer):
-    base, weight_decay = BY_HAND[optimizer]
-    learning_rate = SETTINGS[optimizer]["learning_rate"]
-
-    def scale_by_value(updates, state, params, *, value, **extra):
-        return optax.tree.scale(value, updates), state
-
-    tx = with_gradient(
-        optax.chain(
-            base,
-            projection(weight_decay),
-            optax.GradientTransformationExtraArgs(
-                optax.init_empty_state, scale_by_value
-            ),
-        )
-    )
-
-    def update(grads, state, params):
-        return tx.update(grads, state, params, value=-learning_rate)
-
-    trained = training.train(optax.GradientTransformation(tx.init, update))
-
-    training.assert_trained_as_plainly(trained, optimizer)
-
-
-@with_both_optimizers
-def test_after_clipping(optimizer):
-    max_norm = 0.2
-
-    def clipped_gradient(params, batch):
-        grads = training.gradient(params, batch)
-        norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grads)))
-        assert norm > max_norm
-        return jax.tree.map(lambda leaf: leaf * max_norm / norm, grads)
-
-    clip = optax.clip_by_global_norm(max_norm)
-    trained = training.train(optax.chain(clip, training.make(optimizer)))
-    clipped_by_hand = training.train(
-        training.make(optimizer), gradient=clipped_gradient
-    )
-    unprojected = training.train(optax.chain(clip, training.make(optimizer, delta=0)))
-
-    training.assert_close(trained, clipped_by_hand)
-    training.assert_kernels_differ(trained, unprojected)
 
 
 @with_both_optimizers
@@ -210,98 +102,43 @@ def test_apply_if_finite(optimizer):
     training.assert_trained_as_plainly(trained, optimizer)
 
 
-MASKS = {
-    "tree": KERNELS,
-    "prefix": {
-        "first": True,
-        "norm": False,
-        "second": True,
-        "head": {"kernel": True, "bias": False},
-    },
-    "function": find_kernels,
-}
-
-
-@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("mask", KERNEL_MASKS)
 def test_masked(mask):
-    """Outside: kernels are trained, all else is frozen."""
-    plain = training.initial_params()
+    """Kernels are trained, all else is frozen."""
+    # These describe all parameters, though the optimizer sees the kernels only.
+    spec = ProjectionDimensionNumbers(0, 1)
+    described = training.make(
+        adamp,
+        mask=dict.fromkeys(KERNELS, True),
+        dimension_numbers=jax.tree.map(lambda is_kernel: spec, KERNELS),
+    )
     tx = optax.chain(
-        optax.masked(
-            # Described in full, though adamp itself sees the kernels only.
-            training.make(
-                adamp,
-                mask=dict.fromkeys(KERNELS, True),
-                dimension_numbers=jax.tree.map(
-                    lambda is_kernel: (
-                        ProjectionDimensionNumbers(0, 1) if is_kernel else None
-                    ),
-                    KERNELS,
-                ),
-            ),
-            MASKS[mask],
-        ),
+        optax.masked(described, KERNEL_MASKS[mask]),
         optax.masked(optax.set_to_zero(), NOT_KERNELS),
     )
 
-    def gradient_of_kernels(kernels, batch):
-        grads = training.gradient({**plain, **kernels, "head": head(kernels)}, batch)
-        return {layer: {"kernel": grads[layer]["kernel"]} for layer in kernels}
+    def train_kernels_by_hand(**changes):
+        plain = training.initial_params()
+        layers = "first", "second", "head"
 
-    def head(kernels):
-        return {**plain["head"], **kernels["head"]}
+        def complete(kernels):
+            trained = {
+                layer: {**plain[layer], "kernel": kernels[layer]} for layer in layers
+            }
+            return {**plain, **trained}
 
-    kernels = {
-        layer: {"kernel": plain[layer]["kernel"]}
-        for layer in ("first", "second", "head")
-    }
-    only_kernels, unprojected = (
-        training.train(
-            training.make(adamp, delta=delta), kernels, gradient=gradient_of_kernels
-        )
-        for delta in (training.DELTA, 0.0)
-    )
+        def gradient(kernels, batch):
+            grads = training.gradient(complete(kernels), batch)
+            return {layer: grads[layer]["kernel"] for layer in layers}
+
+        kernels = {layer: plain[layer]["kernel"] for layer in layers}
+        tx = training.make(adamp, **changes)
+        return complete(training.train(tx, kernels, gradient=gradient))
 
     trained = training.train(tx)
 
-    training.assert_close(
-        trained, {**plain, **only_kernels, "head": head(only_kernels)}
-    )
-    training.assert_kernels_differ(trained, unprojected)
-
-
-@pytest.mark.parametrize("mask_compatible_extra_args", [False, True])
-@pytest.mark.parametrize("mask", MASKS)
-def test_masked_inside_the_chain(mask, mask_compatible_extra_args):
-    """The gradient may hold arrays where the mask has removed the updates."""
-    settings = SETTINGS[adamp]
-    inside = optax.masked(
-        projection(settings["weight_decay"]),
-        MASKS[mask],
-        mask_compatible_extra_args=mask_compatible_extra_args,
-    )
-
-    trained = training.train(
-        with_gradient(
-            optax.chain(
-                optax.scale_by_adam(eps=SETTINGS[adamp]["eps"]),
-                inside,
-                optax.scale_by_learning_rate(settings["learning_rate"]),
-            )
-        )
-    )
-
-    training.assert_close(
-        trained,
-        training.train(
-            training.choose(
-                KERNELS,
-                training.make(adamp),
-                training.make(adamp, weight_decay=0.0),
-            )
-        ),
-    )
-    training.assert_kernels_differ(trained, training.plainly_trained(adamp, 0.0))
+    training.assert_close(trained, train_kernels_by_hand())
+    training.assert_kernels_differ(trained, train_kernels_by_hand(delta=0.0))
 
 
 def test_partition_into_adamp_and_adamw():
@@ -364,65 +201,3 @@ def test_schedule_free(optimizer):
         optimizer, learning_rate=learning_rate, delta=0.0, **momentum
     )
     training.assert_kernels_differ(trained, train_by_hand(unprojected))
-
-
-def test_line_search():
-    """A line search behind the optimizer gets its arguments past `with_gradient`."""
-    longest = {"learning_rate": 0.5}
-    search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=20)
-    tx = optax.chain(training.make(adamp, **longest), search)
-    value_and_grad = jax.jit(jax.value_and_grad(training.loss_fn))
-
-    @jax.jit
-    def update(grads, state, params, batch, value):
-        return tx.update(
-            grads,
-            state,
-            params,
-            value=value,
-            grad=grads,
-            value_fn=lambda params: training.loss_fn(params, batch),
-        )
-
-    def search_with_optax(batches):
-        params = training.initial_params()
-        state = tx.init(params)
-        for batch in batches:
-            value, grads = value_and_grad(params, batch)
-            updates, state = update(grads, state, params, batch, value)
-            params = optax.apply_updates(params, updates)
-            yield params, optax.tree.get(state, "learning_rate")
-
-    def search_by_hand(tx, batches):
-        """Backtracking by the rule of Armijo."""
-        params = training.initial_params()
-        state, rate = tx.init(params), 1.0
-        for batch in batches:
-            value, grads = value_and_grad(params, batch)
-            updates, state = tx.update(grads, state, params)
-            slope = optax.tree.vdot(updates, grads)
-            rate = min(1.0, rate * 1.5)
-            moved = optax.tree.add_scale(params, rate, updates)
-            while value_and_grad(moved, batch)[0] > value + 1e-4 * rate * slope:
-                rate *= 0.8
-                moved = optax.tree.add_scale(params, rate, updates)
-            params = moved
-            yield params, rate
-
-    def last_of(steps):
-        params, rates = zip(*steps, strict=True)
-        return params[-1], rates
-
-    batches = list(zip(*training.all_batches(), strict=True))
-    trained, rates = last_of(search_with_optax(batches))
-    by_hand, rates_by_hand = last_of(
-        search_by_hand(training.make(adamp, **longest), batches)
-    )
-    unprojected, _ = last_of(
-        search_by_hand(training.make(adamp, delta=0.0, **longest), batches)
-    )
-
-    assert min(rates) < 1
-    np.testing.assert_allclose(rates, rates_by_hand, rtol=1e-5)
-    training.assert_close(trained, by_hand)
-    training.assert_kernels_differ(trained, unprojected)

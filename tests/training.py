@@ -166,3 +166,16 @@ def is_first(path, leaf):
 def train_first_only(optimizer, **otherwise):
     """Plain training in which all but the first kernel get other arguments."""
     return train(choose(FIRST_ONLY, make(optimizer), make(optimizer, **otherwise)))
+
+
+KERNELS = {
+    "first": {"kernel": True},
+    "norm": {"scale": False, "bias": False},
+    "second": {"kernel": True},
+    "head": {"kernel": True, "bias": False},
+}
+KERNEL_MASKS = {
+    "tree": KERNELS,
+    "prefix": {**KERNELS, "first": True, "norm": False, "second": True},
+    "function": lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params),
+}
