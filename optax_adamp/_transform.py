@@ -159,8 +159,9 @@ def scale_by_projection(
             )
 
         named_updates = named_leaves(updates, is_leaf=is_absent)
-        gradients = leaves_like(updates, grad, argument="grad")
-        weights = leaves_like(updates, params, argument="params")
+        treedef = jax.tree.structure(updates, is_leaf=is_absent)
+        gradients = leaves_like(named_updates, treedef, grad, argument="grad")
+        weights = leaves_like(named_updates, treedef, params, argument="params")
         named_weights = [
             (names, weight)
             for (names, _), weight in zip(named_updates, weights, strict=True)
@@ -173,7 +174,6 @@ def scale_by_projection(
                 named_updates, gradients, weights, axes, decayed, strict=True
             )
         ]
-        treedef = jax.tree.structure(updates, is_leaf=is_absent)
         return jax.tree.unflatten(treedef, new_updates), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -57,16 +57,25 @@ def format_path(names: Names) -> str:
     return "/".join(names) or "(root)"
 
 
-def leaves_like(updates: Any, tree: Any, *, argument: str) -> list[Any]:
-    """The leaves of `tree` in the order of the leaves of `updates`.
+def leaves_like(
+    named_updates: list[tuple[Names, Any]], treedef: Any, tree: Any, *, argument: str
+) -> list[Any]:
+    """The leaves of `tree` in the order of those of the updates, of the same shapes.
 
-    Where `updates` has no array the result has None.
+    Args:
+      named_updates: Names and leaves of the updates, absent ones included.
+      treedef: The structure of the updates, in which absent ones are leaves.
+      tree: The params or the gradient.
+      argument: Name of the argument that `tree` came in, for errors.
+
+    Returns:
+      One leaf per update, with None where the update is absent.
 
     Raises:
       ValueError: If `tree` has another structure, or an array another shape.
     """
     try:
-        leaves = jax.tree.structure(updates, is_leaf=is_absent).flatten_up_to(tree)
+        leaves = treedef.flatten_up_to(tree)
     except ValueError as error:
         raise ValueError(
             f"{argument} must have the tree structure of the updates, but: {error}"
@@ -85,9 +94,7 @@ def leaves_like(updates: Any, tree: Any, *, argument: str) -> list[Any]:
 
     return [
         check(names, update, leaf)
-        for (names, update), leaf in zip(
-            named_leaves(updates, is_leaf=is_absent), leaves, strict=True
-        )
+        for (names, update), leaf in zip(named_updates, leaves, strict=True)
     ]
 
 
