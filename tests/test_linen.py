@@ -12,9 +12,14 @@ from flax.training.train_state import TrainState
 
 import training
 from optax_adamp import ProjectionDimensionNumbers, adamp
-from training import FIRST_ONLY, is_first, with_both_optimizers
-
-KERNEL = ProjectionDimensionNumbers(reduction_axis=0, output_axis=1)
+from training import (
+    DESCRIPTIONS_OF_FIRST,
+    FIRST_ONLY,
+    SPEC_OF_FIRST,
+    is_first,
+    spec_of_first,
+    with_both_optimizers,
+)
 
 
 class Network(nn.Module):
@@ -78,9 +83,6 @@ def test_train_state(optimizer):
     training.assert_trained_as_plainly(trained, optimizer)
 
 
-SPEC_OF_FIRST = {**dict.fromkeys(FIRST_ONLY), "first": {"kernel": KERNEL}}
-
-
 def test_frozen_dict_described_by_dict():
     tx = training.make(adamp, mask=FIRST_ONLY, dimension_numbers=SPEC_OF_FIRST)
 
@@ -118,40 +120,19 @@ def test_boxes(optimizer):
     training.assert_trained_as_plainly(trained, optimizer)
 
 
-def spec_of_first(path, leaf):
-    return KERNEL if is_first(path, leaf) else None
-
-
 def like_boxes(function):
     return jax.tree.map_with_path(function, box(training.initial_params()))
 
 
 DESCRIPTIONS = {
-    "without boxes": (FIRST_ONLY, SPEC_OF_FIRST),
+    **DESCRIPTIONS_OF_FIRST,
     "in boxes": (like_boxes(is_first), like_boxes(spec_of_first)),
-    "prefix": (
-        {**dict.fromkeys(FIRST_ONLY, False), "first": True},
-        {**dict.fromkeys(FIRST_ONLY), "first": KERNEL},
-    ),
-    "function": (
-        lambda params: jax.tree.map_with_path(is_first, params),
-        lambda params: jax.tree.map_with_path(spec_of_first, params),
-    ),
 }
 
 
 @pytest.mark.parametrize("form", DESCRIPTIONS)
 def test_mask_and_dimension_numbers_of_boxes(form):
-    mask, specs = DESCRIPTIONS[form]
-
-    masked = train_boxed(training.make(adamp, mask=mask))
-    described = train_boxed(training.make(adamp, dimension_numbers=specs))
-
-    usual = training.plainly_trained(adamp)
-    training.assert_close(masked, training.train_first_only(adamp, weight_decay=0.0))
-    training.assert_kernels_differ(masked, usual, ["second"])
-    training.assert_close(described, training.train_first_only(adamp, delta=0.0))
-    training.assert_kernels_differ(described, usual, ["second"])
+    training.assert_only_first_described(train_boxed, *DESCRIPTIONS[form])
 
 
 def test_stacked_vectors_in_boxes():

@@ -8,10 +8,17 @@ from flax import nnx
 
 import training
 from optax_adamp import ProjectionDimensionNumbers, adamp
-from training import FIRST_ONLY, is_first, with_both_optimizers
+from training import (
+    DESCRIPTIONS_OF_FIRST,
+    FIRST_ONLY,
+    KERNEL,
+    SPEC_OF_FIRST,
+    is_first,
+    spec_of_first,
+    with_both_optimizers,
+)
 
 SIZES = training.INPUTS, training.HIDDEN, training.FEATURES, training.CLASSES
-KERNEL = ProjectionDimensionNumbers(reduction_axis=0, output_axis=1)
 
 
 class Network(nnx.Module):
@@ -97,44 +104,20 @@ def state_like_params(function):
     return jax.tree.map_with_path(function, params)
 
 
-def spec_of_first(path, leaf):
-    return KERNEL if is_first(path, leaf) else None
-
-
 DESCRIPTIONS = {
-    "dict": (FIRST_ONLY, {**dict.fromkeys(FIRST_ONLY), "first": {"kernel": KERNEL}}),
-    "dict as prefix": (
-        {**dict.fromkeys(FIRST_ONLY, False), "first": True},
-        {**dict.fromkeys(FIRST_ONLY), "first": KERNEL},
-    ),
+    **DESCRIPTIONS_OF_FIRST,
     "State of boxes": (
         state_like_params(is_first),
         state_like_params(spec_of_first),
     ),
-    "State of values": (
-        nnx.State(FIRST_ONLY),
-        nnx.State({**dict.fromkeys(FIRST_ONLY), "first": {"kernel": KERNEL}}),
-    ),
-    "function": (
-        lambda params: jax.tree.map_with_path(is_first, params),
-        lambda params: jax.tree.map_with_path(spec_of_first, params),
-    ),
+    "State of values": (nnx.State(FIRST_ONLY), nnx.State(SPEC_OF_FIRST)),
 }
 
 
 @pytest.mark.parametrize("form", DESCRIPTIONS)
 def test_mask_and_dimension_numbers(form):
     """A description by names fits, boxed or not."""
-    mask, specs = DESCRIPTIONS[form]
-
-    masked = train(training.make(adamp, mask=mask))
-    described = train(training.make(adamp, dimension_numbers=specs))
-
-    usual = training.plainly_trained(adamp)
-    training.assert_close(masked, training.train_first_only(adamp, weight_decay=0.0))
-    training.assert_kernels_differ(masked, usual, ["second"])
-    training.assert_close(described, training.train_first_only(adamp, delta=0.0))
-    training.assert_kernels_differ(described, usual, ["second"])
+    training.assert_only_first_described(train, *DESCRIPTIONS[form])
 
 
 def test_filter_of_kernels():

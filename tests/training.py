@@ -163,6 +163,47 @@ def is_first(path, leaf):
     return "first" in jax.tree_util.keystr(path)
 
 
+KERNEL = optax_adamp.ProjectionDimensionNumbers(reduction_axis=0, output_axis=1)
+SPEC_OF_FIRST = {**dict.fromkeys(FIRST_ONLY), "first": {"kernel": KERNEL}}
+
+
+def spec_of_first(path, leaf):
+    """`SPEC_OF_FIRST` for `jax.tree.map_with_path`."""
+    return KERNEL if is_first(path, leaf) else None
+
+
+# A mask and specs that leave out all but the first kernel, in forms for any framework.
+DESCRIPTIONS_OF_FIRST = {
+    "dict": (FIRST_ONLY, SPEC_OF_FIRST),
+    "dict as prefix": (
+        {**dict.fromkeys(FIRST_ONLY, False), "first": True},
+        {**dict.fromkeys(FIRST_ONLY), "first": KERNEL},
+    ),
+    "function": (
+        lambda params: jax.tree.map_with_path(is_first, params),
+        lambda params: jax.tree.map_with_path(spec_of_first, params),
+    ),
+}
+
+
+def assert_only_first_described(train, mask, specs):
+    """Under the mask only the first kernel decays, and with the specs it projects.
+
+    Args:
+      train: Trains with a transformation, and returns plain params.
+      mask: Of the decay.
+      specs: The dimension numbers.
+    """
+    masked = train(make(optax_adamp.adamp, mask=mask))
+    described = train(make(optax_adamp.adamp, dimension_numbers=specs))
+
+    usual = plainly_trained(optax_adamp.adamp)
+    assert_close(masked, train_first_only(optax_adamp.adamp, weight_decay=0.0))
+    assert_kernels_differ(masked, usual, ["second"])
+    assert_close(described, train_first_only(optax_adamp.adamp, delta=0.0))
+    assert_kernels_differ(described, usual, ["second"])
+
+
 def train_first_only(optimizer, **otherwise):
     """Plain training in which all but the first kernel get other arguments."""
     return train(choose(FIRST_ONLY, make(optimizer), make(optimizer, **otherwise)))
