@@ -4,8 +4,9 @@ Heo et al., "AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-i
 Weights", ICLR 2021 (https://arxiv.org/abs/2006.08217).
 """
 
+from optax_adamp import layouts
 from optax_adamp._alias import adamp, sgdp
-from optax_adamp._dimension_numbers import ProjectionDimensionNumbers
+from optax_adamp._specs import ProjectionDimensionNumbers
 from optax_adamp._transform import scale_by_projection, with_gradient
 
 __version__ = "0.1.0"
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ProjectionDimensionNumbers",
     "adamp",
+    "layouts",
     "scale_by_projection",
     "sgdp",
     "with_gradient",

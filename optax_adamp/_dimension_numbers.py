@@ -1,11 +1,14 @@
-"""Which axes of a parameter form a channel: the one door for `dimension_numbers`."""
+"""Which axes of each parameter form a channel: the one door for `dimension_numbers`."""
 
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from optax_adamp._layout import reason_of
+from optax_adamp._rules import Reading, Rule, output_last, without_channels
+from optax_adamp._specs import Axes, count_from_front, is_spec
 from optax_adamp._trees import (
     Entry,
     Names,
@@ -15,65 +18,25 @@ from optax_adamp._trees import (
     match_prefix,
 )
 
-# Leaves with these names have one number per channel, never a vector. When layers are
-# stacked they have two axes or more, so that their shape does not show it.
-_UNPROJECTED_NAMES = ("bias", "scale")
-
-_VIEWS = ("auto", "channel", "layer")
-
-
-class ProjectionDimensionNumbers(NamedTuple):
-    """Which axes of a parameter form a channel.
-
-    A channel is the set of weights that produce one output: the vector whose direction
-    counts when normalization follows. Output axes index the channels and reduction
-    axes run along one. All other axes are batch axes, such as stacked layers or
-    experts: every batch element is decided, projected and decayed by itself.
-
-    Attributes:
-      reduction_axis: The axis or axes along a channel; negative ones count from the
-        end. The input axes of a kernel, with the spatial ones.
-      output_axis: The axis or axes that index the channels.
-      view: `"auto"` tests at every step whether the channels, or else the whole layer,
-        look scale-invariant, as published. `"channel"` and `"layer"` fix the view
-        without a test, for a weight known to be scale-invariant.
-
-    Example:
-      Kernels of Flax's attention have the shape (features, heads, head size):
-
-      >>> import optax_adamp
-      >>> query = optax_adamp.ProjectionDimensionNumbers(0, (1, 2))
-      >>> query.view
-      'auto'
-
-      The same, stacked over layers along the first axis:
-
-      >>> stacked = optax_adamp.ProjectionDimensionNumbers(1, (2, 3))
-    """
-
-    reduction_axis: Sequence[int] | int
-    output_axis: Sequence[int] | int
-    view: Literal["auto", "channel", "layer"] = "auto"
-
-
-# One spec, a tree or prefix tree of specs and None, or a function from params to one.
+# A spec or a rule, a tree or prefix tree of them and None, or a function from params to
+# one of these.
 DimensionNumbers = Any | Callable[[Any], Any]
 
 
-class Axes(NamedTuple):
-    """A spec that was checked against a shape: axes are sorted and not negative."""
+class Resolution(NamedTuple):
+    """What `dimension_numbers` says of one parameter."""
 
-    reduction: tuple[int, ...]
-    output: tuple[int, ...]
-    view: str
+    axes: Axes | None  # None: not projected.
+    why: str
+    warning: str = ""
 
 
-def resolve_axes(
+def resolve_dimension_numbers(
     dimension_numbers: DimensionNumbers | None,
     params: Any,
     leaves: list[tuple[Names, Any]],
-) -> list[Axes | None]:
-    """The axes of each leaf; None for those that are not projected.
+) -> list[Resolution]:
+    """The axes of each leaf, with the reason.
 
     Args:
       dimension_numbers: The argument of `scale_by_projection`.
@@ -84,87 +47,66 @@ def resolve_axes(
       ValueError: If a spec does not fit its parameter, or a tree the params.
     """
     if dimension_numbers is None:
-        return [_default_axes(names, leaf) for names, leaf in leaves]
-    specs = match_prefix(
-        call_if_function(dimension_numbers, params, is_leaf=_is_entry),
-        leaves,
-        argument="dimension_numbers",
-        is_leaf=_is_entry,
+        dimension_numbers = output_last
+    description = call_if_function(dimension_numbers, params, is_leaf=_is_entry)
+    entries = match_prefix(
+        description, leaves, argument="dimension_numbers", is_leaf=_is_entry
     )
+    _check_patterns(entries, leaves)
     return [
-        _spec_axes(entry, names, leaf)
-        for (names, leaf), entry in zip(leaves, specs, strict=True)
+        _resolve(entry, reason_of(description, names), names, leaf)
+        for (names, leaf), entry in zip(leaves, entries, strict=True)
     ]
 
 
-def _is_spec(node: Any) -> bool:
-    return hasattr(node, "reduction_axis") and hasattr(node, "output_axis")
-
-
 def _is_entry(node: Any) -> bool:
-    return node is None or _is_spec(node)
+    return node is None or isinstance(node, Rule) or is_spec(node)
 
 
-def _has_no_channels(names: Names, leaf: Any) -> bool:
-    return (
-        is_absent(leaf)
-        or jnp.ndim(leaf) < 2
-        or (bool(names) and names[-1] in _UNPROJECTED_NAMES)
-    )
-
-
-def _default_axes(names: Names, leaf: Any) -> Axes | None:
-    """The layout of Flax and Haiku: the last axis is the output."""
-    if _has_no_channels(names, leaf):
-        return None
-    last = jnp.ndim(leaf) - 1
-    return Axes(reduction=tuple(range(last)), output=(last,), view="auto")
-
-
-def _spec_axes(entry: Entry, names: Names, leaf: Any) -> Axes | None:
-    """What the entry for a leaf says of it."""
-    spec = entry.value
-    if spec is None:
-        return None
+def _resolve(entry: Entry, reason: str | None, names: Names, leaf: Any) -> Resolution:
+    if is_absent(leaf):
+        return Resolution(None, "absent")
     shape = jnp.shape(leaf)
     place = f"dimension_numbers of {format_path(names)}, an array of shape {shape}"
-    if not _is_spec(spec):
+    reading = _read(entry, reason, names, shape, place)
+    if reading.spec is None:
+        return Resolution(None, reading.why, reading.warning)
+    axes = count_from_front(reading.spec, shape, place)
+    return Resolution(axes, reading.why, reading.warning)
+
+
+def _read(
+    entry: Entry, reason: str | None, names: Names, shape: tuple[int, ...], place: str
+) -> Reading:
+    """What the entry for a parameter says of it."""
+    value = entry.value
+    if isinstance(value, Rule):
+        return value.read(names, shape)
+    if value is None:
+        return Reading(None, reason or "spec: None")
+    if not is_spec(value):
         raise ValueError(
-            f"{place}, must be a ProjectionDimensionNumbers, or None for a parameter "
-            f"that is not projected, but got {spec!r}."
+            f"{place}, must be a ProjectionDimensionNumbers, a rule of "
+            "optax_adamp.layouts, or None for a parameter that is not projected, but "
+            f"got {value!r}."
         )
-    if not entry.exact and _has_no_channels(names, leaf):
+    if not entry.exact and (absence := without_channels(names, shape)):
         # What covers many parameters tells how those with channels are laid out. What
         # stands at a parameter's own place is meant for it, and must fit.
-        return None
-    return _count_from_front(spec, shape, place)
+        return Reading(None, absence)
+    return Reading(value, reason or "spec")
 
 
-def _count_from_front(spec: Any, shape: tuple[int, ...], place: str) -> Axes:
-    """The axes of a spec, checked against the shape, without negative numbers."""
-
-    def count(axes: Sequence[int] | int) -> tuple[int, ...]:
-        axes = tuple(axes) if isinstance(axes, Sequence) else (axes,)
-        for axis in axes:
-            if not isinstance(axis, SupportsIndex):
-                raise ValueError(f"{place}: axis {axis!r} of {spec} is not an integer.")
-            if not -len(shape) <= operator.index(axis) < len(shape):
+def _check_patterns(entries: list[Entry], leaves: list[tuple[Names, Any]]) -> None:
+    """Refuses a rule with a pattern that matches none of the rule's parameters."""
+    paths: dict[Rule, list[str]] = {}
+    for entry, (names, _) in zip(entries, leaves, strict=True):
+        if isinstance(entry.value, Rule):
+            paths.setdefault(entry.value, []).append("/".join(names))
+    for rule, covered in paths.items():
+        for pattern in rule.patterns:
+            if not any(fnmatchcase(path, pattern) for path in covered):
                 raise ValueError(
-                    f"{place}: axis {axis} of {spec} is out of range for {len(shape)} "
-                    "axes."
+                    f"dimension_numbers: the pattern {pattern!r} of {rule} matches no "
+                    f"parameter. The paths are: {', '.join(covered)}."
                 )
-        return tuple(sorted(operator.index(axis) % len(shape) for axis in axes))
-
-    reduction = count(spec.reduction_axis)
-    output = count(spec.output_axis)
-    if len({*reduction, *output}) < len(reduction) + len(output):
-        raise ValueError(
-            f"{place}: {spec} names an axis more than once. Each axis is a reduction "
-            "axis, an output axis or, if left out, a batch axis."
-        )
-    view = getattr(spec, "view", "auto")
-    if view not in _VIEWS:
-        raise ValueError(
-            f"{place}: the view of {spec} must be one of {', '.join(_VIEWS)}."
-        )
-    return Axes(reduction, output, view)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optax_adamp._dimension_numbers import Axes
+from optax_adamp._specs import Axes
 
 
 class Sums(NamedTuple):

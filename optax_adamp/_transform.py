@@ -6,7 +6,10 @@ from typing import Any
 import jax
 import optax
 
-from optax_adamp._dimension_numbers import DimensionNumbers, resolve_axes
+from optax_adamp._dimension_numbers import (
+    DimensionNumbers,
+    resolve_dimension_numbers,
+)
 from optax_adamp._projection import project
 from optax_adamp._trees import (
     Names,
@@ -166,7 +169,10 @@ def scale_by_projection(
             (names, weight)
             for (names, _), weight in zip(named_updates, weights, strict=True)
         ]
-        axes = resolve_axes(dimension_numbers, params, named_weights)
+        resolutions = resolve_dimension_numbers(
+            dimension_numbers, params, named_weights
+        )
+        axes = [resolution.axes for resolution in resolutions]
         decayed = _resolve_mask(mask, params, named_weights)
         new_updates = [
             update_leaf(update, *rest)

@@ -7,7 +7,8 @@ import pytest
 from optax import contrib
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
-from optax_adamp._dimension_numbers import Axes, resolve_axes
+from optax_adamp._dimension_numbers import resolve_dimension_numbers
+from optax_adamp._specs import Axes
 from optax_adamp._trees import format_path, named_leaves
 
 PARAMS = {
@@ -26,7 +27,10 @@ def resolve(dimension_numbers, shapes=PARAMS):
     """The resolved axes by path, for zeros of the shapes."""
     params = jax.tree.map(jnp.zeros, shapes, is_leaf=is_shape)
     leaves = named_leaves(params)
-    axes = resolve_axes(dimension_numbers, params, leaves)
+    axes = [
+        found.axes
+        for found in resolve_dimension_numbers(dimension_numbers, params, leaves)
+    ]
     return {
         format_path(names): leaf_axes
         for (names, _), leaf_axes in zip(leaves, axes, strict=True)
@@ -128,5 +132,5 @@ def test_specs_of_absent_params_are_not_missed(absent):
         for names, leaf in named_leaves(params, is_leaf=lambda node: node is absent)
     ]
     specs = {"a": Spec(0, 1), "b": {"below": Spec(0, 1)}, "c": Spec(5, 5)}
-    found = resolve_axes(specs, params, leaves)
-    assert found == [Axes((0,), (1,), "auto"), None, None]
+    found = resolve_dimension_numbers(specs, params, leaves)
+    assert [axes for axes, *_ in found] == [Axes((0,), (1,), "auto"), None, None]

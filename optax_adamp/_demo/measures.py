@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from optax_adamp._demo.model import scale_invariant_kernels
 from optax_adamp._demo.optimizers import DELTA, EPS
-from optax_adamp._dimension_numbers import resolve_axes
+from optax_adamp._dimension_numbers import resolve_dimension_numbers
 from optax_adamp._projection import choose_view, view_sums
 from optax_adamp._trees import format_path, named_leaves
 
@@ -50,10 +50,10 @@ def views_of_step(params: Any, grads: Any) -> dict[str, Shares]:
     The package tells nobody which view it took, so its own test is applied again.
     """
     weights = named_leaves(params)
-    axes_of_leaves = resolve_axes(None, params, weights)
+    resolutions = resolve_dimension_numbers(None, params, weights)
     views = {}
-    for (names, weight), grad, axes in zip(
-        weights, jax.tree.leaves(grads), axes_of_leaves, strict=True
+    for (names, weight), grad, (axes, *_) in zip(
+        weights, jax.tree.leaves(grads), resolutions, strict=True
     ):
         if axes is None:
             continue

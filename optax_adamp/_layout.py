@@ -1,0 +1,51 @@
+"""A tree of specs that knows why it says what it says."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from optax_adamp._trees import Names
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Layout(dict):
+    """A tree of specs, for `dimension_numbers`, that keeps the reason for each.
+
+    A nested dict with the paths of the params, whose leaves are
+    :class:`ProjectionDimensionNumbers`, or None for what is not projected. `describe`
+    shows the reasons. They are lost where :func:`jax.tree.map` makes new leaves.
+
+    Attributes:
+      reasons: For each of its keys that holds a leaf, why the leaf is what it is.
+    """
+
+    def __init__(self, tree: Any = (), reasons: Mapping[Any, str] | None = None):
+        super().__init__(tree)
+        self.reasons = dict(reasons or {})
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        """Its children in the order of their keys, as those of a dict."""
+        keys = tuple(sorted(self, key=str))
+        return [(jax.tree_util.DictKey(key), self[key]) for key in keys], keys
+
+    def tree_flatten(self) -> tuple[list[Any], tuple[Any, ...]]:
+        """The same without keys."""
+        children, keys = self.tree_flatten_with_keys()
+        return [child for _, child in children], keys
+
+    @classmethod
+    def tree_unflatten(cls, keys: tuple[Any, ...], children: Any) -> "Layout":
+        """A layout of new leaves, for which no reason is known."""
+        return cls(zip(keys, children, strict=True))
+
+
+def reason_of(description: Any, names: Names) -> str | None:
+    """The reason for the leaf at a path, if the description holds one."""
+    if not names or not isinstance(description, Mapping):
+        return None
+    first, *rest = names
+    key = next((key for key in description if str(key) == first), None)
+    if rest:
+        return reason_of(description.get(key), tuple(rest))
+    return getattr(description, "reasons", {}).get(key)
