@@ -1,6 +1,32 @@
-"""Which axes form a channel, for the models and libraries that users have."""
+"""Which axes form a channel, for the models and libraries that users have.
+
+Every function here gives what `dimension_numbers` takes. Flax is imported only when the
+axes are asked of a Flax model.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from optax_adamp._layout import Layout
 from optax_adamp._rules import Rule, output_last
 
-__all__ = ["Layout", "Rule", "output_last"]
+if TYPE_CHECKING:
+    from optax_adamp.layouts._linen import from_linen
+    from optax_adamp.layouts._nnx import from_nnx
+
+__all__ = [
+    "Layout",
+    "Rule",
+    "from_linen",
+    "from_nnx",
+    "output_last",
+]
+
+_NEEDS_FLAX = {"from_linen": "_linen", "from_nnx": "_nnx"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_FLAX:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_NEEDS_FLAX[name]}")
+    return getattr(module, name)
