@@ -19,7 +19,16 @@ from flax import nnx
 from PIL import Image
 
 import reference
-from optax_adamp._demo import cli, data, demo, measures, picture, report, training
+from optax_adamp._demo import (
+    cli,
+    data,
+    demo,
+    measures,
+    picture,
+    report,
+    terminal,
+    training,
+)
 from optax_adamp._demo.model import Perceptron
 from optax_adamp._demo.optimizers import DELTA, EPS, OPTIMIZERS
 
@@ -393,7 +402,7 @@ def test_bad_option(capsys, arguments, words):
     assert all(word in line for word in words)
 
 
-@pytest.mark.parametrize("module", cli.EXTRA_MODULES)
+@pytest.mark.parametrize("module", terminal.EXTRA_MODULES)
 @pytest.mark.usefixtures("no_training")
 def test_missing_extra(capsys, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)  # As if not installed.
@@ -408,7 +417,7 @@ def test_missing_extra(capsys, monkeypatch, module):
 def test_package_does_without_the_extra():
     code = f"""
 import sys
-for module in {cli.EXTRA_MODULES}:
+for module in {terminal.EXTRA_MODULES}:
     sys.modules[module] = None
 import optax_adamp
 assert not [name for name in sys.modules if name.startswith("optax_adamp._demo")]

@@ -1,20 +1,20 @@
 """The command line: everything that can be said before JAX has anything to do."""
 
 import argparse
-import contextlib
-import importlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from optax_adamp._demo.optimizers import OPTIMIZERS
+from optax_adamp._demo.terminal import (
+    Parser,
+    check_writable,
+    import_extra,
+    one_line_on_failure,
+)
 
 PICTURE = "adamp_demo.png"
-
-# What the extra `demo` brings, the quickest to import first.
-EXTRA_MODULES = ("tqdm", "matplotlib", "sklearn", "flax")
 
 # Of learning rates and decay: no sense beyond it, and in float32 no number at last.
 LARGEST = 1000
@@ -45,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     picture = options.output / PICTURE
     try:
-        _import_extra(parser)
+        import_extra(parser)
         # The modules of the demo are made of that extra.
         from optax_adamp._demo.demo import run
         from optax_adamp._demo.picture import save
 
-        with _one_line_on_failure(parser, picture):
-            _check_writable(picture)
+        with one_line_on_failure(parser, picture):
+            check_writable(picture)
         histories = run(
             list(dict.fromkeys(options.optimizers)),
             epochs=options.epochs,
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             },
             weight_decay=options.weight_decay,
         )
-        with _one_line_on_failure(parser, picture):
+        with one_line_on_failure(parser, picture):
             save(histories, picture)
     except KeyboardInterrupt:
         print("Interrupted: no picture was written.", file=sys.stderr)
@@ -71,15 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # Without the usage, which would bury the one line that matters.
-        line = " ".join(message.splitlines())
-        self.exit(2, f"{self.prog}: error: {line}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m optax_adamp",
         description=DESCRIPTION,
         epilog=EXAMPLES,
@@ -175,39 +168,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan  # Within no bounds.
-
-
-def _import_extra(parser: argparse.ArgumentParser) -> None:
-    missing = []
-    for module in EXTRA_MODULES:
-        try:
-            importlib.import_module(module)
-        except ImportError:
-            missing.append(module)
-    if missing:
-        parser.error(
-            f"cannot import {', '.join(missing)}. From a checkout, install what the "
-            "demo needs with: pip install -e '.[demo]'"
-        )
-
-
-@contextlib.contextmanager
-def _one_line_on_failure(parser: argparse.ArgumentParser, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        parser.error(f"cannot write {path}: {error.strerror or error}")
-
-
-def _check_writable(path: Path) -> None:
-    """Makes the folder of a file and opens the file, before time is spent on it.
-
-    Raises:
-      OSError: If it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    existed = path.exists()
-    with path.open("ab"):
-        pass
-    if not existed:
-        path.unlink()
