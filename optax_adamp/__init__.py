@@ -6,6 +6,8 @@ Weights", ICLR 2021 (https://arxiv.org/abs/2006.08217).
 
 from optax_adamp import layouts
 from optax_adamp._alias import adamp, sgdp
+from optax_adamp._describe import describe
+from optax_adamp._measure import measure
 from optax_adamp._specs import ProjectionDimensionNumbers
 from optax_adamp._transform import scale_by_projection, with_gradient
 
@@ -14,7 +16,9 @@ __version__ = "0.1.0"
 __all__ = [
     "ProjectionDimensionNumbers",
     "adamp",
+    "describe",
     "layouts",
+    "measure",
     "scale_by_projection",
     "sgdp",
     "with_gradient",

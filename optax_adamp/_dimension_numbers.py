@@ -1,5 +1,6 @@
 """Which axes of each parameter form a channel: the one door for `dimension_numbers`."""
 
+import dataclasses
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -21,6 +22,9 @@ from optax_adamp._trees import (
 # A spec or a rule, a tree or prefix tree of them and None, or a function from params to
 # one of these.
 DimensionNumbers = Any | Callable[[Any], Any]
+
+
+_DEFAULT = dataclasses.replace(output_last, name="default")
 
 
 class Resolution(NamedTuple):
@@ -47,7 +51,7 @@ def resolve_dimension_numbers(
       ValueError: If a spec does not fit its parameter, or a tree the params.
     """
     if dimension_numbers is None:
-        dimension_numbers = output_last
+        dimension_numbers = _DEFAULT
     description = call_if_function(dimension_numbers, params, is_leaf=_is_entry)
     entries = match_prefix(
         description, leaves, argument="dimension_numbers", is_leaf=_is_entry
@@ -81,7 +85,12 @@ def _read(
     """What the entry for a parameter says of it."""
     value = entry.value
     if isinstance(value, Rule):
-        return value.read(names, shape)
+        reading = value.read(names, shape)
+        if reading.spec is None:
+            return reading
+        # Its arguments, which may be long, are the same for all that it covers.
+        rule, _, _ = value.name.partition("(")
+        return reading._replace(why=f"{rule}: {reading.why}")
     if value is None:
         return Reading(None, reason or "spec: None")
     if not is_spec(value):

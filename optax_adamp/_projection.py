@@ -137,12 +137,25 @@ def _looks_scale_invariant(
     sums: Sums, delta: jax.typing.ArrayLike, eps: jax.typing.ArrayLike
 ) -> jax.Array:
     """Whether |cos(g, w)| < delta / sqrt(n); false where it cannot be known."""
+    cosine, known = cosine_of_gradient(sums, eps)
+    return known & (cosine < threshold(sums, delta))
+
+
+def cosine_of_gradient(
+    sums: Sums, eps: jax.typing.ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """The size of cos(g, w), and whether it can be known."""
     g_norm = jnp.maximum(jnp.sqrt(sums.gg), eps)
     w_norm = jnp.maximum(jnp.sqrt(sums.ww), eps)
     cosine = jnp.abs(sums.gw) / g_norm / w_norm
     # A norm that overflows would make any cosine zero.
     known = jnp.isfinite(g_norm) & jnp.isfinite(w_norm)
-    return known & (cosine < delta / math.sqrt(sums.length))
+    return cosine, known
+
+
+def threshold(sums: Sums, delta: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    """What the cosine must stay below."""
+    return delta / math.sqrt(sums.length)
 
 
 def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> jax.Array:

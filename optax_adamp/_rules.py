@@ -1,6 +1,7 @@
 """Rules: how all parameters of a library are laid out, told by path and shape."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,15 @@ from optax_adamp._trees import Names
 # Leaves with these names have one number per channel, never a vector. When layers are
 # stacked they have two axes or more, so that their shape does not show it.
 _UNPROJECTED_NAMES = ("bias", "scale")
+
+# Haiku's names for the same, known here only to warn of them.
+_VECTOR_NAMES = ("b", "offset")
+
+# Vocabularies of text start near 29,000 entries (BERT's has 28,996). Inputs of a linear
+# layer are fewer, VGG's flattened 25,088 among the most; or they are raw images, which
+# lead to a handful of classes.
+_LEAST_VOCABULARY = 28_000
+_LEAST_FEATURES = 16
 
 Shape = tuple[int, ...]
 
@@ -58,7 +68,61 @@ def _read_output_last(names: Names, shape: Shape) -> Reading:
     if reason := without_channels(names, shape):
         return Reading(None, reason)
     axes = tuple(range(len(shape)))
-    return Reading(ProjectionDimensionNumbers(axes[:-1], axes[-1]), "last axis")
+    spec = ProjectionDimensionNumbers(axes[:-1], axes[-1])
+    return Reading(spec, "last axis", _doubt_in_output_last(names, shape))
+
+
+def _doubt_in_output_last(names: Names, shape: Shape) -> str:
+    """Why the last axis may not be the output; empty if there is no reason to think so.
+
+    Neither names nor shapes prove anything: what is said here changes no step.
+    """
+    own_name = names[-1].lower() if names else ""
+    if math.prod(shape[:-1]) == 1 or own_name in _VECTOR_NAMES:
+        return (
+            "May be a bias or an offset, one number a channel: give it None, or name "
+            "the library's rule, such as layouts.haiku."
+        )
+    if len(shape) == 2 and _looks_like_embedding(names, shape):
+        return (
+            "May be an embedding, whose rows are its vectors: give it "
+            "ProjectionDimensionNumbers(1, 0), or use layouts.from_nnx or from_linen."
+        )
+    if len(shape) > 2 and not _looks_like_convolution(names, shape):
+        return (
+            "May be stacked layers, experts or attention heads, not the convolution "
+            "that all axes but the last are taken for: use layouts.from_nnx, "
+            "from_linen, stacked or maxtext, or give it a spec."
+        )
+    return ""
+
+
+def _looks_like_embedding(names: Names, shape: Shape) -> bool:
+    # Flax and Haiku call the weights of a linear layer kernel and w, also if the layer
+    # above them has a name such as patch_embedding.
+    own_name = names[-1].lower() if names else ""
+    if own_name not in ("kernel", "w") and any(
+        "embed" in n.lower() for n in names[-2:]
+    ):
+        return True
+    entries, features = shape
+    return (
+        entries >= _LEAST_VOCABULARY
+        and features >= _LEAST_FEATURES
+        and entries >= 4 * features
+    )
+
+
+def _looks_like_convolution(names: Names, shape: Shape) -> bool:
+    if any("conv" in name.lower() for name in names):
+        return True
+    *window, inputs, _ = shape
+    if len(window) < 2:
+        # (width, in, out) cannot be told from (layers, in, out) or (in, heads, size).
+        return False
+    # Layers, heads and experts are rarely of one number, windows nearly always are. The
+    # limit is AlexNet's; only patches of an image, with its few colors, are larger.
+    return len(set(window)) == 1 and (window[0] <= 11 or inputs <= 4)
 
 
 output_last = Rule("layouts.output_last", _read_output_last)

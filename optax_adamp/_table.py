@@ -1,7 +1,7 @@
 """A table that prints as aligned text and shows as HTML in a notebook."""
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -14,25 +14,27 @@ class Table(Sequence):
 
     Attributes:
       rows: The rows.
-      notes: Sentences that stand below the table.
+      columns: The attributes of a row that are shown, with their headings. A column
+        that has nothing in any row is not shown.
+      notes: What stands below the table; may have several lines.
     """
 
     def __init__(
         self,
         rows: Sequence[NamedTuple],
-        columns: dict[str, str],
+        columns: Mapping[str, str],
         notes: Sequence[str] = (),
     ):
         """Makes a table.
 
         Args:
           rows: The rows.
-          columns: The fields of a row that are shown, with their headings.
+          columns: The attributes of a row that are shown, with their headings.
           notes: Sentences to stand below.
         """
         self.rows = tuple(rows)
+        self.columns = dict(columns)
         self.notes = tuple(notes)
-        self._columns = dict(columns)
 
     def __getitem__(self, index: Any) -> Any:
         return self.rows[index]
@@ -43,22 +45,10 @@ class Table(Sequence):
     def __iter__(self) -> Iterator[Any]:
         return iter(self.rows)
 
-    def _cells(self) -> list[list[str]]:
-        return [
-            [_format(getattr(row, field)) for field in self._columns]
-            for row in self.rows
-        ]
-
     def __str__(self) -> str:
-        lines = [list(self._columns.values()), *self._cells()]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(
-                cell.ljust(width) for cell, width in zip(line, widths, strict=True)
-            ).rstrip()
-            for line in lines
-        ]
-        return "\n".join([*text, *self.notes])
+        columns = [_align(column) for column in _filled_columns(self)]
+        lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+        return "\n".join([*lines, *self.notes])
 
     __repr__ = __str__
 
@@ -67,10 +57,46 @@ class Table(Sequence):
             inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
             return f"<tr>{inner}</tr>"
 
-        head = row(list(self._columns.values()), "th")
-        body = "".join(row(cells, "td") for cells in self._cells())
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>{notes}"
+        columns = [[column.heading, *column.cells] for column in _filled_columns(self)]
+        head, *body = zip(*columns, strict=True)
+        rows = "".join(row(cells, "td") for cells in body)
+        # Line breaks and indents are part of a note.
+        notes = "".join(f"<pre>{html.escape(note)}</pre>" for note in self.notes)
+        return (
+            f"<table><thead>{row(head, 'th')}</thead><tbody>{rows}</tbody></table>"
+            f"{notes}"
+        )
+
+
+class _Column(NamedTuple):
+    heading: str
+    cells: list[str]
+    is_numeric: bool
+
+
+def _filled_columns(table: Table) -> list[_Column]:
+    """The columns of a table; of a table without rows, all of them."""
+    columns = []
+    for attribute, heading in table.columns.items():
+        values = [getattr(row, attribute) for row in table]
+        cells = [_format(value) for value in values]
+        if any(cells) or not cells:
+            numeric = all(value is None or _is_number(value) for value in values)
+            columns.append(_Column(heading, cells, numeric))
+    return columns
+
+
+def _align(column: _Column) -> list[str]:
+    """The heading and the cells, padded to one width; numbers end below each other."""
+    lines = [column.heading, *column.cells]
+    width = max(map(len, lines))
+    return [
+        line.rjust(width) if column.is_numeric else line.ljust(width) for line in lines
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _format(value: Any) -> str:

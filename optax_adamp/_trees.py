@@ -58,7 +58,12 @@ def format_path(names: Names) -> str:
 
 
 def leaves_like(
-    named_updates: list[tuple[Names, Any]], treedef: Any, tree: Any, *, argument: str
+    named_updates: list[tuple[Names, Any]],
+    treedef: Any,
+    tree: Any,
+    *,
+    argument: str,
+    like: str = "updates",
 ) -> list[Any]:
     """The leaves of `tree` in the order of those of the updates, of the same shapes.
 
@@ -67,6 +72,7 @@ def leaves_like(
       treedef: The structure of the updates, in which absent ones are leaves.
       tree: The params or the gradient.
       argument: Name of the argument that `tree` came in, for errors.
+      like: What the user calls the updates, for errors.
 
     Returns:
       One leaf per update, with None where the update is absent.
@@ -78,14 +84,14 @@ def leaves_like(
         leaves = treedef.flatten_up_to(tree)
     except ValueError as error:
         raise ValueError(
-            f"{argument} must have the tree structure of the updates, but: {error}"
+            f"{argument} must have the tree structure of the {like}, but: {error}"
         ) from error
 
     def check(names: Names, update: Any, leaf: Any) -> Any:
         if is_absent(update):
             return None
         shape = jnp.shape(update)
-        place = f"{format_path(names)}, where the updates have shape {shape}"
+        place = f"{format_path(names)}, where the {like} have shape {shape}"
         if not jax.tree_util.all_leaves([leaf]):
             raise ValueError(f"{argument} has no array at {place}, but {leaf!r}.")
         if jnp.shape(leaf) != shape:

@@ -5,11 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from optax_adamp import measure
 from optax_adamp._demo.model import scale_invariant_kernels
 from optax_adamp._demo.optimizers import DELTA, EPS
-from optax_adamp._dimension_numbers import resolve_dimension_numbers
-from optax_adamp._projection import choose_view, view_sums
-from optax_adamp._trees import format_path, named_leaves
 
 
 class Shares(NamedTuple):
@@ -45,20 +43,10 @@ def effective_step(before: Any, after: Any) -> jax.Array:
 
 
 def views_of_step(params: Any, grads: Any) -> dict[str, Shares]:
-    """The view that a projection takes at this step; never projected ones left out.
-
-    The package tells nobody which view it took, so its own test is applied again.
-    """
-    weights = named_leaves(params)
-    resolutions = resolve_dimension_numbers(None, params, weights)
-    views = {}
-    for (names, weight), grad, (axes, *_) in zip(
-        weights, jax.tree.leaves(grads), resolutions, strict=True
-    ):
-        if axes is None:
-            continue
-        # The choice does not look at the update: the gradient can stand for it.
-        channel, layer = view_sums(grad, grad, weight, axes)
-        view = choose_view(channel, layer, axes, delta=DELTA, eps=EPS)
-        views[format_path(names)] = Shares(jnp.mean(view.channel), jnp.mean(view.layer))
-    return views
+    """The view that a projection takes at this step; never projected ones left out."""
+    measured = measure(grads, params, delta=DELTA, eps=EPS)
+    return {
+        path: Shares(leaf.channel_projected, leaf.layer_projected)
+        for path, leaf in measured.leaves.items()
+        if leaf.channel_projected is not None
+    }

@@ -1,0 +1,328 @@
+"""What the projection does at one step, in figures to log."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from optax_adamp._describe import check_array, dtype_of, has_gradient, refuse_model
+from optax_adamp._dimension_numbers import (
+    DimensionNumbers,
+    resolve_dimension_numbers,
+)
+from optax_adamp._projection import (
+    Sums,
+    choose_view,
+    cosine_of_gradient,
+    threshold,
+    view_sums,
+)
+from optax_adamp._specs import Axes
+from optax_adamp._trees import (
+    Names,
+    format_path,
+    is_absent,
+    leaves_like,
+    named_leaves,
+)
+
+
+class Measurement(NamedTuple):
+    """What :func:`measure` finds of one parameter, which says what each value means.
+
+    Each is an array with one value a batch element, of the sizes of the batch axes; a
+    scalar without batch axes. None: does not apply.
+    """
+
+    weight_norm: jax.Array
+    channel_cosine: jax.Array | None = None
+    layer_cosine: jax.Array | None = None
+    channel_projected: jax.Array | None = None
+    layer_projected: jax.Array | None = None
+    channel_radial: jax.Array | None = None
+    layer_radial: jax.Array | None = None
+    channel_step: jax.Array | None = None
+    layer_step: jax.Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """What :func:`measure` finds: a tree of arrays that any JAX function can return.
+
+    Attributes:
+      leaves: A :class:`Measurement` for the path of each parameter.
+    """
+
+    leaves: dict[str, Measurement]
+
+    def scalars(self) -> dict[str, jax.Array]:
+        """All values as scalars, `{"path/metric": value}`, to be logged.
+
+        Over batch elements, cosines are the largest, and NaN if any is. All others are
+        means: of `channel_projected` and `layer_projected` that is the share of batch
+        elements which are projected; radial fractions and steps leave out those that
+        are NaN. What does not apply to a parameter is left out.
+        """
+        return {
+            f"{path}/{metric}": reduce(getattr(leaf, metric))
+            for path, leaf in self.leaves.items()
+            for metric, reduce in _REDUCTIONS.items()
+            if getattr(leaf, metric) is not None
+        }
+
+
+_REDUCTIONS = {
+    "weight_norm": jnp.mean,
+    "channel_cosine": jnp.max,
+    "layer_cosine": jnp.max,
+    "channel_projected": jnp.mean,
+    "layer_projected": jnp.mean,
+    "channel_radial": jnp.nanmean,
+    "layer_radial": jnp.nanmean,
+    "channel_step": jnp.nanmean,
+    "layer_step": jnp.nanmean,
+}
+
+
+def measure(
+    grads: Any,
+    params: Any,
+    *,
+    updates: Any | None = None,
+    delta: jax.typing.ArrayLike = 0.1,
+    eps: jax.typing.ArrayLike = 1e-8,
+    dimension_numbers: DimensionNumbers | None = None,
+) -> Measurements:
+    r"""Measures how a step meets the projection: who passes, and what it does to them.
+
+    A pure function of a step's arrays, to be called inside or outside of `jit`, at
+    every step or at every hundredth. The optimizer's state stays as it is, and what is
+    not measured costs nothing.
+
+    With the raw gradient :math:`g` and the weight :math:`w` of a channel or a layer of
+    :math:`n` numbers, and the update :math:`u`, the metrics of a parameter are these,
+    numbers without a unit but for the norm, which has that of the weight:
+
+    - `weight_norm`: :math:`\|w\|` of the whole layer.
+    - `channel_cosine`, `layer_cosine`: :math:`|\cos(g, w)|` over its threshold
+      :math:`\delta / \sqrt{n}`, for the channel in which it is largest and for the
+      layer. Below 1 the test passes. For a random gradient that of the layer is about
+      :math:`1 / \delta`, 10 by default, and that of the channels a few times as large.
+    - `channel_projected`, `layer_projected`: whether the update is projected channel
+      by channel, or as one layer. This is the optimizer's own decision, a fixed view
+      included.
+    - `channel_radial`, `layer_radial`: the radial fraction of the update, from 0 to 1,
+      :math:`|\langle u, w \rangle| / (\|u\| \|w\|)`; of the channels, the mean. What is
+      projected keeps but its weight decay.
+    - `channel_step`, `layer_step`: the effective step, the distance from 0 to 2
+      between :math:`w / \|w\|` before the update and after it; of the channels, the
+      mean. A small one is an angle in radians. It is all that the loss sees of a step
+      of a scale-invariant weight.
+
+    The last four need `updates`, and what is never projected has but the norm. Batch
+    elements are measured one by one.
+
+    Cosines follow the test in all that is special: they are 0 for a gradient or a
+    weight of zeros, and NaN, which does not pass, where a norm is not finite. A
+    fraction or a step is NaN where it is undefined: the former for an update of zeros,
+    both for a weight of zeros. Means over channels leave such channels out, but not
+    those with an update that is not finite.
+
+    Args:
+      grads: The raw gradient of the step.
+      params: The params before the step.
+      updates: What :func:`optax.apply_updates` is given at this step, with learning
+        rate and weight decay.
+      delta: As for the optimizer.
+      eps: As for the optimizer.
+      dimension_numbers: As for the optimizer.
+
+    Returns:
+      :class:`Measurements`, a tree of arrays. Its `leaves` maps the path of each
+      parameter to a named tuple of the metrics above, with one value a batch element
+      or None, and `scalars()` gives a flat dict, `{"path/metric": scalar}`, for
+      TensorBoard, W&B or any other writer.
+
+    Raises:
+      ValueError: If the trees do not fit each other, hold other things than real or
+        complex arrays, or have the same path twice, and as
+        :func:`scale_by_projection` does for `dimension_numbers`.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import optax_adamp
+      >>> def loss_fn(params): return params["w"][0, 0] / jnp.linalg.norm(params["w"])
+      >>> params = {"w": jnp.array([[3.0], [4.0]])}
+      >>> tx = optax_adamp.adamp(0.1)
+      >>> @jax.jit
+      ... def step(params, state):
+      ...   grads = jax.grad(loss_fn)(params)
+      ...   updates, state = tx.update(grads, state, params)
+      ...   measured = optax_adamp.measure(grads, params, updates=updates)
+      ...   return optax.apply_updates(params, updates), state, measured
+      >>> params, state, measured = step(params, tx.init(params))
+      >>> for name, value in measured.scalars().items():
+      ...   if name.startswith("w/channel") or name == "w/weight_norm":
+      ...     print(f"{name}: {value:.3f}")
+      w/weight_norm: 5.000
+      w/channel_cosine: 0.000
+      w/channel_projected: 1.000
+      w/channel_radial: 0.000
+      w/channel_step: 0.028
+
+    .. seealso::
+      :func:`describe`
+    """
+    refuse_model(params, function="measure")
+    named_grads = named_leaves(grads, is_leaf=is_absent)
+    _check_weights(named_grads, argument="grads")
+    treedef = jax.tree.structure(grads, is_leaf=is_absent)
+
+    def like_grads(tree: Any, argument: str) -> list[tuple[Names, Any]]:
+        leaves = leaves_like(
+            named_grads, treedef, tree, argument=argument, like="grads"
+        )
+        named = [
+            (names, leaf) for (names, _), leaf in zip(named_grads, leaves, strict=True)
+        ]
+        _check_weights(named, argument=argument)
+        return named
+
+    weights = like_grads(params, "params")
+    moves = None if updates is None else like_grads(updates, "updates")
+    resolutions = resolve_dimension_numbers(dimension_numbers, params, weights)
+    measured: dict[str, Measurement] = {}
+    for index, (names, grad) in enumerate(named_grads):
+        if is_absent(grad):
+            continue
+        path = format_path(names)
+        if path in measured:
+            raise ValueError(
+                f"measure: two parameters have the path {path}, and their measurements "
+                "would have the same names. Rename one."
+            )
+        measured[path] = _measure_leaf(
+            grad,
+            weights[index][1],
+            None if moves is None else moves[index][1],
+            resolutions[index].axes,
+            delta=delta,
+            eps=eps,
+        )
+    return Measurements(measured)
+
+
+def _check_weights(leaves: list[tuple[Names, Any]], *, argument: str) -> None:
+    for names, leaf in leaves:
+        if is_absent(leaf):
+            continue
+        check_array(names, leaf, argument=argument)
+        if not has_gradient(leaf):
+            raise ValueError(
+                f"{argument} has an array of {dtype_of(leaf)} at "
+                f"{format_path(names)}: only real and complex numbers have a gradient. "
+                "Leave it out."
+            )
+
+
+def _measure_leaf(
+    grad: jax.Array,
+    weight: jax.Array,
+    update: jax.Array | None,
+    axes: Axes | None,
+    *,
+    delta: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+) -> Measurement:
+    # The choice of a view looks at the update only to see whether its numbers are
+    # finite: the gradient can stand for it.
+    arrays = (grad, weight, grad if update is None else update)
+    dtype = jnp.promote_types(jnp.float32, jnp.result_type(*arrays))
+    g, w, u = (jnp.asarray(array, dtype) for array in arrays)
+    if axes is None or w.size == 0:
+        norm = _norm(w, tuple(range(w.ndim)))
+        return Measurement(weight_norm=jnp.squeeze(norm))
+    channel, layer = view_sums(u, g, w, axes)
+    views = choose_view(channel, layer, axes, delta=delta, eps=eps)
+    channel_cosine = _cosine_over_threshold(channel, delta, eps)
+    measurement = Measurement(
+        weight_norm=jnp.sqrt(layer.ww),
+        channel_cosine=jnp.max(channel_cosine, axis=axes.output, keepdims=True),
+        layer_cosine=_cosine_over_threshold(layer, delta, eps),
+        channel_projected=views.channel,
+        layer_projected=views.layer,
+    )
+    if update is not None:
+        along_layer = axes.reduction + axes.output
+        by_channel = _turns(u, w, channel, along=axes.reduction, over=axes.output)
+        by_layer = _turns(u, w, layer, along=along_layer, over=())
+        measurement = measurement._replace(
+            channel_radial=by_channel.radial,
+            layer_radial=by_layer.radial,
+            channel_step=by_channel.step,
+            layer_step=by_layer.step,
+        )
+    # What is left are the batch axes.
+    return jax.tree.map(
+        lambda values: jnp.squeeze(values, axis=axes.reduction + axes.output),
+        measurement,
+    )
+
+
+def _cosine_over_threshold(
+    sums: Sums, delta: jax.typing.ArrayLike, eps: jax.typing.ArrayLike
+) -> jax.Array:
+    cosine, known = cosine_of_gradient(sums, eps)
+    return jnp.where(known, cosine / threshold(sums, delta), jnp.nan)
+
+
+class _Turn(NamedTuple):
+    radial: jax.Array
+    step: jax.Array
+
+
+def _turns(
+    u: jax.Array,
+    w: jax.Array,
+    sums: Sums,
+    *,
+    along: tuple[int, ...],
+    over: tuple[int, ...],
+) -> _Turn:
+    """Radial fraction and effective step of vectors; means over some axes.
+
+    Args:
+      u: The update that is applied.
+      w: The weight before it.
+      sums: The inner products of the vectors.
+      along: The axes along a vector.
+      over: The axes over which means are taken.
+    """
+    w_norm, u_norm = jnp.sqrt(sums.ww), _norm(u, along)
+    along_w = sums.uw / w_norm
+    # Not from the norms of u and of its radial part: their difference cancels where u
+    # is nearly radial. And for small steps so does that of the directions, but not the
+    # angle between them, of which they make the legs of an isosceles triangle.
+    across_w = _norm(u - sums.uw / sums.ww * w, along)
+    angle = jnp.arctan2(across_w, w_norm + along_w)
+    # NaN is not zero, and shows.
+    has_direction = sums.ww != 0
+    has_fraction = has_direction & (u_norm != 0)
+    return _Turn(
+        radial=jnp.mean(
+            jnp.abs(along_w) / u_norm, axis=over, keepdims=True, where=has_fraction
+        ),
+        step=jnp.mean(
+            2 * jnp.sin(angle / 2), axis=over, keepdims=True, where=has_direction
+        ),
+    )
+
+
+def _norm(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Norms along some axes, which stay with size one."""
+    squares = jnp.real(jnp.conj(array) * array)
+    return jnp.sqrt(jnp.sum(squares, axis=axes, keepdims=True))

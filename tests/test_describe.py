@@ -1,0 +1,375 @@
+"""`describe`: what it says of the trees of every library, and where it warns."""
+
+import equinox as eqx
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+from optax_adamp import ProjectionDimensionNumbers, adamp, describe
+from optax_adamp.layouts import Layout, Rule, output_last
+
+FIRST = ProjectionDimensionNumbers(1, 0)
+
+
+def shape_of(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def plain(text):
+    """With a letter for the multiplication sign, which is like it but longer to say."""
+    return text.replace("\N{MULTIPLICATION SIGN}", "x")
+
+
+def by_path(table):
+    return {row.path: row for row in table}
+
+
+# Rows
+
+
+def test_row_of_a_parameter_with_all_kinds_of_axes():
+    params = {"layers": [{"query": shape_of(16, 3, 4, 8, dtype=jnp.complex64)}]}
+    spec = ProjectionDimensionNumbers(-4, (-1, 2), "layer")
+
+    (row,) = describe(params, {"layers": [{"query": spec}]})
+
+    assert row._asdict() == {
+        "path": "layers/0/query",
+        "shape": (16, 3, 4, 8),
+        "reduction_axis": (0,),
+        "output_axis": (2, 3),
+        "batch_axis": (1,),
+        "channels": 32,
+        "length": 32,  # A complex number counts as two.
+        "batch": 3,
+        "view": "layer",
+        "why": "spec",
+        "warning": "",
+    }
+    assert (row.output, row.batches) == ("2, 3", "3 (axis 1)")
+
+
+def test_row_of_a_parameter_that_is_not_projected():
+    (row,) = describe(shape_of(8))
+
+    assert row[:2] == ("(root)", (8,))
+    assert set(row[2:-2]) == {None}
+    assert row[-2:] == ("fewer than two axes", "")
+
+
+def test_why():
+    kernel = shape_of(4, 4)
+    reasons = {"own": "Linear", "other": "override 'other'"}
+    params = dict.fromkeys(
+        ["rule", "spec", "none", "own", "other", "bias", "prefix"], kernel
+    )
+    params["prefix"] = {"scale": kernel, "kernel": kernel}
+    layout = Layout({"own": FIRST, "other": None}, reasons)
+    layout.update(rule=output_last, spec=FIRST, none=None, bias=output_last)
+    layout["prefix"] = FIRST
+
+    why = {row.path: row.why for row in describe(params, layout)}
+
+    assert why == {
+        "rule": "layouts.output_last: last axis",
+        "spec": "spec",
+        "none": "spec: None",
+        "own": "Linear",
+        "other": "override 'other'",
+        "bias": "named bias",
+        "prefix/kernel": "spec",
+        "prefix/scale": "named scale",
+    }
+
+
+@pytest.mark.parametrize(
+    ("dimension_numbers", "source"),
+    [
+        (None, "default"),
+        (output_last, "layouts.output_last"),
+        (Rule("mine(where=['a', 'b'])", output_last.read), "mine"),
+    ],
+)
+def test_why_of_one_rule_for_all(dimension_numbers, source):
+    rows = describe({"a": shape_of(4, 4), "b": shape_of(4)}, dimension_numbers)
+
+    assert [row.why for row in rows] == [f"{source}: last axis", "fewer than two axes"]
+
+
+def test_function_of_the_params():
+    params = {"a": jnp.ones((4, 3)), "b": jnp.ones((4, 3))}
+
+    rows = describe(params, lambda params: {"a": FIRST, "b": None})
+
+    assert [row.channels for row in rows] == [4, None]
+
+
+def test_absent_leaves_are_left_out():
+    params = {"a": None, "b": optax.MaskedNode(), "c": jnp.ones((2, 3))}
+
+    assert [row.path for row in describe(params)] == ["c"]
+    assert [row.path for row in describe(params, {"c": FIRST})] == ["c"]
+
+
+# Trees of the libraries
+
+
+class LinenModel(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        partitioned = nn.with_partitioning(nn.initializers.ones, (None,) * 3 + ("a",))
+        x = nn.Conv(8, (3, 3), kernel_init=partitioned)(images)
+        x = nn.BatchNorm(use_running_average=True)(x)
+        return nn.Dense(10, name="head")(x.mean((1, 2)))
+
+
+def test_linen_with_boxes():
+    variables = jax.eval_shape(
+        LinenModel().init, jax.random.key(0), jnp.ones((1, 8, 8, 3))
+    )
+
+    expected = """\
+path               shape         output  channels x length  view  why
+BatchNorm_0/bias   (8,)                                           fewer than two axes
+BatchNorm_0/scale  (8,)                                           fewer than two axes
+Conv_0/bias        (8,)                                           fewer than two axes
+Conv_0/kernel      (3, 3, 3, 8)  3       8 x 27             auto  default: last axis
+head/bias          (10,)                                          fewer than two axes
+head/kernel        (8, 10)       1       10 x 8             auto  default: last axis
+2 of 6 arrays can be projected, with 296 of 330 parameters."""
+    assert plain(str(describe(variables["params"]))) == expected
+
+
+class NNXModel(nnx.Module):
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(30, 8, rngs=rngs)
+        self.blocks = nnx.List(
+            [nnx.MultiHeadAttention(4, 8, decode=False, rngs=rngs) for _ in range(2)]
+        )
+
+
+@pytest.mark.parametrize("make", [lambda f: f(), nnx.eval_shape])
+def test_nnx(make):
+    model = make(lambda: NNXModel(nnx.Rngs(0)))
+
+    table = describe(nnx.state(model, nnx.Param))
+
+    rows = by_path(table)
+    doubtful = [row.path for row in table if row.warning]
+    attention = [
+        f"blocks/{block}/{name}/kernel"
+        for block in range(2)
+        for name in ("key", "out", "query", "value")
+    ]
+    assert doubtful == [*attention, "embed/embedding"]
+    assert len(rows) == 17
+    # (heads, head size, features): here the default is right.
+    assert rows["blocks/0/out/kernel"][5:7] == (8, 8)
+    assert rows["blocks/0/key/kernel"][5:7] == (2, 32)
+    assert rows["embed/embedding"][5:7] == (8, 30)
+    total, stacked, embedding = table.notes
+    assert total == "9 of 17 arrays can be projected, with 752 of 816 parameters."
+    assert stacked.startswith("(!) May be stacked layers")
+    assert stacked.splitlines()[-8:] == [f"      {path}" for path in attention]
+    assert embedding.startswith("(!) May be an embedding")
+    assert embedding.splitlines()[-1] == "      embed/embedding"
+    assert max(map(len, "\n".join(table.notes).splitlines())) <= 79
+
+
+def test_equinox():
+    model = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+
+    rows = by_path(describe(eqx.filter(model, eqx.is_inexact_array), FIRST))
+
+    assert {path: (row.channels, row.length) for path, row in rows.items()} == {
+        "layers/0/weight": (8, 4),
+        "layers/0/bias": (None, None),
+        "layers/1/weight": (3, 8),
+        "layers/1/bias": (None, None),
+    }
+
+
+def test_haiku():
+    def forward(inputs):
+        x = hk.Linear(8)(inputs)
+        return hk.BatchNorm(True, True, 0.9)(x, is_training=True)
+
+    params, _ = hk.transform_with_state(forward).init(
+        jax.random.key(0), jnp.ones((2, 5))
+    )
+
+    rows = by_path(describe(params))
+
+    assert rows["linear/w"][5:7] == (8, 5)
+    assert not rows["linear/w"].warning
+    assert rows["batch_norm/offset"].shape == (1, 8)
+    assert "layouts.haiku" in rows["batch_norm/offset"].warning
+    assert rows["batch_norm/scale"].why == "named scale"
+
+
+def test_html():
+    params = {"<a>": shape_of(4, 3), "embedding": shape_of(9, 3)}
+
+    page = plain(describe(params)._repr_html_())
+
+    assert "<td>&lt;a&gt;</td><td>(4, 3)</td><td>1</td><td>3 x 4</td>" in page
+    assert "<pre>(!) May be an embedding" in page
+    assert "batch" not in page  # No parameter has a batch axis.
+
+
+# Warnings
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("Conv_0/kernel", (3, 64, 64)),
+        ("encoder/conv1/kernel", (5, 3, 3, 16, 32)),
+        ("stem/kernel", (7, 7, 3, 64)),
+        ("down/kernel", (1, 1, 64, 128)),
+        ("depthwise/kernel", (3, 3, 1, 128)),
+        ("block/kernel", (3, 3, 3, 16, 32)),
+        ("alexnet/kernel", (11, 11, 3, 96)),
+        ("embedding/kernel", (16, 16, 3, 768)),  # Patches of an image.
+        ("Dense_0/kernel", (784, 10)),
+        ("Dense_0/kernel", (3072, 10)),
+        ("Dense_0/kernel", (9216, 128)),
+        ("vgg/fc6/kernel", (25088, 4096)),
+        ("vgg/top/kernel", (25088, 256)),
+        ("softmax/kernel", (150528, 10)),
+        ("head/kernel", (768, 50257)),
+        ("mlp/down/kernel", (28672, 8192)),  # Of a transformer of 70 billion.
+        ("patch_embedding/kernel", (768, 512)),
+        ("linear/w", (64, 64)),
+        ("lora_b", (8, 64)),
+        ("w", (2, 1)),
+        ("bias", (12, 64)),
+        ("b", (64,)),
+    ],
+)
+def test_default_is_not_in_doubt(path, shape):
+    assert _warning(path, shape) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "doubt"),
+    [
+        ("attention/query/kernel", (64, 4, 16), "heads"),
+        ("attention/out/kernel", (4, 16, 64), "heads"),
+        ("layers/Dense_0/kernel", (12, 64, 256), "stacked"),
+        ("layers/attention/query/kernel", (12, 768, 12, 64), "stacked"),
+        ("layers/attention/out/kernel", (12, 12, 64, 768), "stacked"),
+        ("moe/w1", (8, 64, 256), "experts"),
+        ("layers/moe/w1", (4, 8, 64, 256), "experts"),
+        ("pos_embedding", (1, 197, 768), "stacked"),
+        ("Embed_0/embedding", (100, 16), "embedding"),
+        ("embed/embeddings", (100, 16), "embedding"),
+        ("pos_embedding", (512, 64), "embedding"),
+        ("token_embedding/weight", (100, 16), "embedding"),
+        ("wte/table", (50257, 768), "embedding"),
+        ("tokens", (32000, 4096), "embedding"),
+        ("items", (1_000_000, 16), "embedding"),
+        ("batch_norm/offset", (1, 64), "offset"),
+        ("batch_norm/offset", (1, 1, 1, 64), "offset"),
+        ("cls", (1, 1, 768), "offset"),
+        ("stack/linear/b", (12, 64), "bias"),
+        ("stack/layer_norm/offset", (12, 64), "offset"),
+    ],
+)
+def test_default_is_in_doubt(path, shape, doubt):
+    assert doubt in _warning(path, shape)
+
+
+def _warning(path, shape):
+    *above, name = path.split("/")
+    params = shape_of(*shape)
+    for key in [name, *reversed(above)]:
+        params = {key: params}
+    (row,) = describe(params)
+    return row.warning
+
+
+def test_specs_are_not_in_doubt():
+    params = {"embedding": shape_of(100, 16), "heads": shape_of(16, 2, 8)}
+    specs = {"embedding": FIRST, "heads": ProjectionDimensionNumbers(0, (1, 2))}
+
+    table = describe(params, specs)
+
+    assert [row.warning for row in table] == ["", ""]
+    assert len(table.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("leaf", "dtype"),
+    [
+        (shape_of(4, 3, dtype=jnp.int32), "int32"),
+        (3, "int32"),
+        (jax.random.key(0), "key<fry>"),
+    ],
+)
+def test_what_has_no_gradient_is_named(leaf, dtype):
+    (row,) = describe({"steps": leaf})
+
+    assert f"an array of {dtype}:" in row.warning
+
+
+# It says what the optimizer does
+
+
+def test_projected_as_described():
+    """A gradient orthogonal to every column: only described leaves decay less."""
+    params = {"kernel": jnp.eye(3, 2) + 1, "bias": jnp.ones((2, 2)), "none": jnp.eye(2)}
+    specs = {"kernel": ProjectionDimensionNumbers(0, 1), "bias": None, "none": None}
+    tx = adamp(1.0, weight_decay=0.5, wd_ratio=0.0, dimension_numbers=specs)
+    updates, _ = tx.update(
+        jax.tree.map(jnp.zeros_like, params), tx.init(params), params
+    )
+
+    for row in describe(params, specs):
+        decayed = bool(jnp.any(updates[row.path] != 0))
+        assert decayed == (row.view is None)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "nothing", [None, {}, {"a": None}, optax.MaskedNode(), {"a": optax.MaskedNode()}]
+)
+def test_no_parameters(nothing):
+    with pytest.raises(ValueError, match="describe needs the params, but got a tree"):
+        describe(nothing)
+
+
+@pytest.mark.parametrize(
+    ("model", "way"),
+    [
+        (NNXModel(nnx.Rngs(0)), r"NNXModel\. Pass nnx\.state\(model, nnx\.Param\)"),
+        (nn.Dense(3), r"Dense\. Pass module\.init\(\.\.\.\)\[\"params\"\]"),
+    ],
+)
+def test_model_instead_of_params(model, way):
+    with pytest.raises(ValueError, match=f"describe needs the params, .*{way}"):
+        describe(model)
+
+
+def test_other_things_than_arrays():
+    model = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+
+    with pytest.raises(
+        ValueError, match=r"no array at activation, but a .*eqx\.filter"
+    ):
+        describe(model)
+
+
+def test_dimension_numbers_that_do_not_fit():
+    params = {"a": jnp.ones((2, 3))}
+
+    with pytest.raises(ValueError, match=r"of a, an array of shape.*out of range"):
+        describe(params, ProjectionDimensionNumbers(2, 0))
+    with pytest.raises(ValueError, match="it has an entry for b"):
+        describe(params, {"a": None, "b": None})

@@ -1,0 +1,673 @@
+"""`measure`: its figures against float64 NumPy, and its views against the optimizer."""
+
+import math
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import reference
+import training
+from optax_adamp import (
+    ProjectionDimensionNumbers,
+    adamp,
+    measure,
+    scale_by_projection,
+)
+
+DELTA, EPS = 0.2, 1e-6
+METRICS = [
+    "weight_norm",
+    "channel_cosine",
+    "layer_cosine",
+    "channel_projected",
+    "layer_projected",
+    "channel_radial",
+    "layer_radial",
+    "channel_step",
+    "layer_step",
+]
+
+
+class Case(NamedTuple):
+    """A parameter whose batch elements take these views, as one axis or more."""
+
+    shape: tuple[int, ...]
+    reduction: tuple[int, ...]
+    output: tuple[int, ...]
+    views: tuple[str, ...]
+    dtype: Any = np.float32
+    fixed: str = "auto"
+
+
+CASES = {
+    "linear": Case((6, 5), (0,), (1,), ("channel",)),
+    "linear that is not": Case((6, 5), (0,), (1,), ("none",)),
+    "output first": Case((5, 6), (1,), (0,), ("layer",)),
+    "convolution": Case((3, 2, 4, 5), (0, 1, 2), (3,), ("channel",)),
+    "query": Case((7, 2, 3), (0,), (1, 2), ("layer",)),
+    "out": Case((2, 3, 5), (0, 1), (2,), ("channel",)),
+    "stacked": Case((3, 6, 5), (1,), (2,), ("channel", "layer", "none")),
+    "stacked along 1": Case((6, 3, 2, 2), (0,), (2, 3), ("none", "layer", "channel")),
+    "experts": Case((2, 2, 5, 4), (2,), (3,), ("none", "layer", "layer", "channel")),
+    "without outputs": Case((2, 6), (1,), (), ("channel", "none")),
+    "complex": Case((6, 4), (0,), (1,), ("channel",), np.complex64),
+    "fixed channel": Case(
+        (2, 6, 5), (1,), (2,), ("none", "layer"), np.float32, "channel"
+    ),
+    "fixed layer": Case(
+        (2, 6, 5), (1,), (2,), ("none", "channel"), np.float32, "layer"
+    ),
+}
+SPECS = {
+    name: ProjectionDimensionNumbers(case.reduction, case.output, case.fixed)
+    for name, case in CASES.items()
+}
+
+
+# The trees: gradients that are orthogonal to each channel, to the layer, or to neither
+
+
+def gather(case, array):
+    """As (batch, channels, length) in float64, a complex number as two."""
+    batch = [
+        axis
+        for axis in range(len(case.shape))
+        if axis not in case.reduction + case.output
+    ]
+    channels = math.prod(case.shape[axis] for axis in case.output)
+    order = (*batch, *case.output, *case.reduction)
+    rows = np.transpose(np.asarray(array), order).reshape(len(case.views), channels, -1)
+    if np.iscomplexobj(rows):
+        rows = np.concatenate([rows.real, rows.imag], axis=-1)
+    return rows.astype(np.float64)
+
+
+def scatter(case, rows):
+    """The inverse of `gather`."""
+    if np.issubdtype(case.dtype, np.complexfloating):
+        real, imaginary = np.split(rows, 2, axis=-1)
+        rows = real + 1j * imaginary
+    batch = [
+        axis
+        for axis in range(len(case.shape))
+        if axis not in case.reduction + case.output
+    ]
+    order = (*batch, *case.output, *case.reduction)
+    array = rows.reshape([case.shape[axis] for axis in order])
+    return jnp.asarray(np.transpose(array, np.argsort(order)), case.dtype)
+
+
+def gradient_for(view, weight, rng):
+    """A gradient that takes a view of a weight (channels, length)."""
+    gradient = rng.normal(size=weight.shape)
+    axis = {"channel": -1, "layer": None, "none": None}[view]
+    radial = np.sum(gradient * weight, axis, keepdims=True) / np.sum(
+        weight**2, axis, keepdims=True
+    )
+    # "none" gets back a radial part that no test lets pass.
+    return gradient - radial * weight + (view == "none") * weight
+
+
+def draw(seed=0):
+    """Gradients, params and updates of the cases."""
+    rng = np.random.default_rng(seed)
+    grads, params, updates = {}, {}, {}
+    for name, case in CASES.items():
+        shape = gather(case, np.zeros(case.shape, case.dtype)).shape
+        weight = rng.normal(size=shape)
+        gradient = np.stack(
+            [
+                gradient_for(view, w, rng)
+                for view, w in zip(case.views, weight, strict=True)
+            ]
+        )
+        grads[name] = scatter(case, gradient)
+        params[name] = scatter(case, weight)
+        updates[name] = scatter(case, rng.normal(size=shape))
+    return grads, params, updates
+
+
+@jax.jit
+def measure_cases(grads, params, updates, delta=DELTA):
+    """With `delta` as a tracer, as under `inject_hyperparams`."""
+    return measure(
+        grads, params, updates=updates, delta=delta, eps=EPS, dimension_numbers=SPECS
+    )
+
+
+# Against float64 NumPy
+
+
+def radial_fraction(u, w):
+    return abs(u @ w) / np.linalg.norm(u) / np.linalg.norm(w)
+
+
+def effective_step(u, w):
+    after = w + u
+    return np.linalg.norm(after / np.linalg.norm(after) - w / np.linalg.norm(w))
+
+
+def expected_of_element(case, g, w, u):
+    """All metrics of one batch element (channels, length), by their definitions."""
+    layer = g.ravel(), w.ravel(), u.ravel()
+    channels = list(zip(g, w, u, strict=True))
+
+    def over_threshold(g, w):
+        return abs(reference.cosine(g, w, EPS)) * math.sqrt(w.size) / DELTA
+
+    view = case.fixed
+    if view == "auto":
+        constants = {"delta": DELTA, "wd_ratio": 1.0, "eps": EPS}
+        _, _, view = reference.projection(u, g, w, (1,), (0,), **constants)
+    return {
+        "weight_norm": np.linalg.norm(layer[1]),
+        "channel_cosine": max(over_threshold(g, w) for g, w, _ in channels),
+        "layer_cosine": over_threshold(*layer[:2]),
+        "channel_projected": view == "channel",
+        "layer_projected": view == "layer",
+        "channel_radial": np.mean([radial_fraction(u, w) for _, w, u in channels]),
+        "layer_radial": radial_fraction(layer[2], layer[1]),
+        "channel_step": np.mean([effective_step(u, w) for _, w, u in channels]),
+        "layer_step": effective_step(layer[2], layer[1]),
+    }
+
+
+def expected_of(case, grad, weight, update):
+    arrays = [gather(case, array) for array in (grad, weight, update)]
+    elements = [
+        expected_of_element(case, *element) for element in zip(*arrays, strict=True)
+    ]
+    return {
+        metric: np.array([element[metric] for element in elements])
+        for metric in METRICS
+    }
+
+
+def sizes_of_batch_axes(case):
+    return tuple(
+        size
+        for axis, size in enumerate(case.shape)
+        if axis not in case.reduction + case.output
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-2, 1.0, 100.0])
+def test_metrics_are_those_of_float64_numpy(scale):
+    grads, params, updates = draw()
+    updates = jax.tree.map(lambda update: scale * update, updates)
+
+    measured = measure_cases(grads, params, updates).leaves
+
+    assert measured.keys() == CASES.keys()
+    for name, case in CASES.items():
+        expected = expected_of(case, grads[name], params[name], updates[name])
+        if case.fixed == "auto":
+            views = {"channel": (1, 0), "layer": (0, 1), "none": (0, 0)}
+            taken = (expected["channel_projected"], expected["layer_projected"])
+            assert list(zip(*taken, strict=True)) == [views[v] for v in case.views]
+        for metric in METRICS:
+            actual = getattr(measured[name], metric)
+            assert actual.shape == sizes_of_batch_axes(case)
+            np.testing.assert_allclose(
+                np.ravel(actual),
+                expected[metric],
+                rtol=1e-5,
+                # A cosine or fraction near zero is as exact as its terms.
+                atol=1e-5 if "cosine" in metric else 3e-7 * ("radial" in metric),
+                err_msg=f"{name} {metric}",
+            )
+
+
+@pytest.mark.parametrize("radial", [-0.9, 0.0, 3.0])
+@pytest.mark.parametrize("across", [1e-6, 1e-3, 1.0])
+def test_steps_of_nearly_radial_updates(radial, across):
+    """Their norm nearly is that of the radial part, so that a difference would lose."""
+    rng = np.random.default_rng(1)
+    w, u = rng.normal(size=(2, 50, 1))
+    u -= w * np.sum(u * w) / np.sum(w * w)
+    w, u = np.float32(w), np.float32(across * u + radial * w)
+
+    measured = measure(w, w, updates=u).leaves["(root)"]
+
+    expected = effective_step(u.ravel().astype(float), w.ravel().astype(float))
+    # The rounding of the update itself is known, that of its radial part is not.
+    atol = 2e-7 * abs(radial)
+    np.testing.assert_allclose(measured.channel_step, expected, rtol=1e-5, atol=atol)
+    np.testing.assert_allclose(measured.layer_step, expected, rtol=1e-5, atol=atol)
+
+
+def test_update_that_turns_around():
+    w = jnp.array([[3.0], [4.0]])
+
+    measured = measure(w, w, updates=-1.5 * w).leaves["(root)"]
+
+    np.testing.assert_allclose(measured.channel_step, 2.0, rtol=1e-6)
+    np.testing.assert_allclose(measured.channel_radial, 1.0, rtol=1e-6)
+
+
+# Against the optimizer
+
+
+def test_views_are_those_that_the_projection_takes():
+    """Seen from the radial part that it leaves of an update, and from the decay."""
+    grads, params, updates = draw(seed=2)
+    settings = {"delta": DELTA, "eps": EPS, "dimension_numbers": SPECS}
+    project = scale_by_projection(**settings)
+    decay = scale_by_projection(wd_ratio=0.25, weight_decay=1.0, **settings)
+    zeros = jax.tree.map(jnp.zeros_like, updates)
+
+    @jax.jit
+    def run(grads, params, updates):
+        empty = project.init(params)
+        projected, _ = project.update(updates, empty, params, grad=grads)
+        decayed, _ = decay.update(zeros, decay.init(params), params, grad=grads)
+        return projected, decayed
+
+    projected, decayed = run(grads, params, updates)
+
+    measured = measure_cases(grads, params, updates).leaves
+    taken = set()
+    for name, case in CASES.items():
+        rows = (
+            gather(case, tree[name]) for tree in (params, updates, projected, decayed)
+        )
+        leaf = measured[name]
+        for w, before, after, decay_part, channel, layer in zip(
+            *rows,
+            np.ravel(leaf.channel_projected),
+            np.ravel(leaf.layer_projected),
+            strict=True,
+        ):
+            radial = np.sum(w * after, axis=-1)
+            by_channel = np.all(np.abs(radial) < 1e-4)
+            changed = np.any(np.abs(after - before) > 1e-4)
+            assert channel == by_channel
+            assert layer == (changed and not by_channel)
+            if layer:
+                assert abs(np.sum(radial)) < 1e-4
+            ratio = 0.25 if channel or layer else 1.0
+            np.testing.assert_allclose(decay_part, ratio * w, rtol=1e-5)
+            taken.add((bool(channel), bool(layer)))
+    assert len(taken) == 3
+
+
+def test_below_one_is_what_passes():
+    """On a border of float32: the cosine is over its threshold when the test fails."""
+    w = jnp.ones((64, 1))
+    across = jnp.where(jnp.arange(64) % 2 == 0, 1.0, -1.0)[:, None]
+    delta = 0.1
+    for radial in jnp.linspace(0.0125 * (1 - 1e-5), 0.0125 * (1 + 1e-5), 41):
+        leaf = measure(across + radial * w, w, delta=delta).leaves["(root)"]
+        assert (leaf.channel_cosine < 1) == leaf.channel_projected
+
+
+# In programs
+
+
+def measure_stacked(grads, params, updates=None):
+    """Of one parameter, which costs less to compile than all."""
+    return measure(
+        grads, params, updates=updates, delta=DELTA, dimension_numbers=SPECS["stacked"]
+    )
+
+
+def test_compiled_mapped_and_plain_agree():
+    arrays = [tree["stacked"] for tree in draw()]
+    plain = measure_stacked(*arrays)
+    pairs = [jnp.stack([array, array]) for array in arrays]
+
+    twice = jax.jit(jax.vmap(measure_stacked))(*pairs)
+
+    compiled = jax.jit(measure_stacked)(*arrays)
+    chex.assert_trees_all_close(compiled, plain, rtol=1e-5, atol=1e-5)
+    expected = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), plain)
+    chex.assert_trees_all_close(twice, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sharded_along_every_axis():
+    mesh = jax.make_mesh((2, 2), ("a", "b"), devices=jax.devices()[:4])
+    case = Case((4, 6, 8), (1,), (2,), ("channel", "layer", "none", "layer"))
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(4, 8, 6))
+    g = np.stack([gradient_for(v, x, rng) for v, x in zip(case.views, w, strict=True)])
+    arrays = [scatter(case, rows) for rows in (g, w, rng.normal(size=w.shape))]
+    spec = ProjectionDimensionNumbers(1, 2)
+
+    def run(grads, params, updates):
+        measured = measure(grads, params, updates=updates, dimension_numbers=spec)
+        return measured, measured.scalars()
+
+    alone = jax.jit(run)(*arrays)
+    with jax.set_mesh(mesh):
+        for partition in [("a", "b", None), (None, "b", "a")]:
+            sharding = jax.NamedSharding(mesh, jax.P(*partition))
+            sharded = jax.jit(run)(*jax.device_put(arrays, sharding))
+            chex.assert_trees_all_close(
+                jax.device_get(sharded), jax.device_get(alone), rtol=1e-5, atol=1e-5
+            )
+
+
+def test_in_a_training_loop():
+    tx = training.make(adamp)
+    params = training.initial_params()
+    state = tx.init(params)
+
+    @jax.jit
+    def measured_step(params, state, batch):
+        grads = jax.grad(training.loss_fn)(params, batch)
+        updates, state = tx.update(grads, state, params)
+        measured = measure(
+            grads, params, updates=updates, delta=training.DELTA, eps=training.EPS
+        )
+        return optax.apply_updates(params, updates), state, measured.scalars()
+
+    logged = []
+    for batch in zip(*training.all_batches(), strict=True):
+        before = params
+        params, state, scalars = measured_step(params, state, batch)
+        logged.append({name: float(value) for name, value in scalars.items()})
+        for layer in ("first", "second"):
+            old, new = (np.float64(p[layer]["kernel"]) for p in (before, params))
+            directions = [
+                kernel / np.sqrt(np.sum(kernel**2, axis=0)) for kernel in (old, new)
+            ]
+            moved = np.mean(np.sqrt(np.sum((directions[1] - directions[0]) ** 2, 0)))
+            step = logged[-1][f"{layer}/kernel/channel_step"]
+            assert step == pytest.approx(moved, rel=1e-4)
+
+    for scalars in logged:
+        # A batch normalization follows the first kernel, a layer normalization the
+        # second.
+        assert scalars["first/kernel/channel_projected"] == 1
+        assert scalars["second/kernel/layer_projected"] == 1
+        assert scalars["second/kernel/channel_cosine"] > 1
+        assert "norm/scale/channel_projected" not in scalars
+        assert scalars["norm/scale/weight_norm"] > 0
+
+
+def test_in_a_branch_of_a_compiled_loop():
+    grad, param, update = (tree["stacked"] for tree in draw())
+
+    def log(grad):
+        return measure_stacked(grad, param, update).scalars()
+
+    nothing = {name: jnp.nan for name in jax.eval_shape(log, grad)}
+
+    @jax.jit
+    def loop(grad):
+        def body(_, step):
+            scaled = (1 + step) * grad
+            return None, jax.lax.cond(step % 2 == 0, log, lambda _: nothing, scaled)
+
+        return jax.lax.scan(body, None, jnp.arange(3.0))[1]
+
+    plain = jax.jit(log)(grad)
+    for name, values in loop(grad).items():
+        # The length of a gradient does not matter.
+        expected = [plain[name], np.nan, plain[name]]
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+
+
+# Scalars
+
+
+def test_scalars_over_batch_elements():
+    grads, params, updates = draw()
+    measured = measure_cases(grads, params, updates)
+
+    scalars = measured.scalars()
+
+    assert list(scalars)[: len(METRICS)] == [f"complex/{m}" for m in METRICS]
+    assert len(scalars) == len(CASES) * len(METRICS)
+    assert {np.shape(value) for value in scalars.values()} == {()}
+    for name, case in CASES.items():
+        leaf = measured.leaves[name]
+        for metric in METRICS:
+            reduce = np.max if "cosine" in metric else np.mean
+            expected = reduce(np.float64(getattr(leaf, metric)))
+            actual = float(scalars[f"{name}/{metric}"])
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+        if case.fixed == "auto":
+            for view in ("channel", "layer"):
+                share = case.views.count(view) / len(case.views)
+                projected = float(scalars[f"{name}/{view}_projected"])
+                assert projected == pytest.approx(share)
+
+
+def test_without_updates_there_is_no_radial_part_and_no_step():
+    arrays = [tree["stacked"] for tree in draw()]
+    full = jax.jit(measure_stacked)(*arrays)
+
+    measured = jax.jit(measure_stacked)(*arrays[:2])
+
+    rest = {
+        path: leaf._replace(**dict.fromkeys(METRICS[-4:]))
+        for path, leaf in full.leaves.items()
+    }
+    chex.assert_trees_all_close(measured.leaves, rest, rtol=1e-5, atol=1e-5)
+    assert len(measured.scalars()) == len(METRICS) - 4
+
+
+def test_what_is_never_projected_has_a_norm():
+    params = {
+        "kernel": jnp.ones((3, 3)),
+        "bias": 2 * jnp.ones((4, 4)),
+        "none": jnp.array([3.0, 4.0]),
+        "empty": jnp.ones((0, 3)),
+        "number": jnp.array(-5j),
+    }
+
+    measured = measure(params, params, updates=params)
+
+    scalars = measured.scalars()
+    assert len(scalars) == len(METRICS) + 4
+    norms = {name: float(scalars[f"{name}/weight_norm"]) for name in params}
+    assert norms == {"kernel": 3, "bias": 8, "none": 5, "empty": 0, "number": 5}
+    assert set(measured.leaves["none"][1:]) == {None}
+
+
+# Values that are special
+
+
+def special(grad=(1.0, 1.0), weight=(3.0, 4.0), update=(1.0, 0.0), rest=True, **kwargs):
+    """One channel of these numbers, and unless told otherwise an ordinary one.
+
+    The ordinary one is orthogonal to its gradient and moves by a right angle.
+    """
+    columns = [
+        (column, other) if rest else (column,)
+        for column, other in zip(
+            (grad, weight, update),
+            [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0)],
+            strict=True,
+        )
+    ]
+    g, w, u = (jnp.array(column).T for column in columns)
+    leaf = measure(g, w, updates=u, **kwargs).leaves["(root)"]
+    return {metric: float(getattr(leaf, metric)) for metric in METRICS}
+
+
+ZERO = (0.0, 0.0)
+ORDINARY_RADIAL, ORDINARY_STEP = math.sqrt(0.5), math.sqrt(2)
+
+
+def test_zero_gradient_counts_as_scale_invariant():
+    values = special(grad=ZERO)
+
+    assert values["channel_cosine"] == values["layer_cosine"] == 0
+    assert values["channel_projected"] == 1
+
+
+def test_zero_weight_has_no_direction():
+    values = special(weight=ZERO)
+    alone = special(weight=ZERO, rest=False)
+
+    assert values["channel_projected"] == alone["channel_projected"] == 1
+    assert values["channel_cosine"] == alone["channel_cosine"] == 0
+    # The mean is that of the other channel.
+    assert values["channel_radial"] == pytest.approx(ORDINARY_RADIAL)
+    assert values["channel_step"] == pytest.approx(ORDINARY_STEP)
+    for metric in METRICS[-4:]:
+        assert math.isnan(alone[metric])
+    assert alone["weight_norm"] == 0
+
+
+def test_zero_update_has_no_radial_fraction_but_a_step_of_zero():
+    values = special(update=ZERO)
+    alone = special(update=ZERO, rest=False)
+
+    assert values["channel_radial"] == pytest.approx(ORDINARY_RADIAL)
+    assert values["channel_step"] == pytest.approx(ORDINARY_STEP / 2)
+    assert math.isnan(alone["channel_radial"])
+    assert math.isnan(alone["layer_radial"])
+    assert alone["channel_step"] == alone["layer_step"] == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_gradient_whose_norm_is_not_finite_does_not_pass(bad):
+    values = special(grad=(bad, 1.0))
+
+    assert math.isnan(values["channel_cosine"])
+    assert math.isnan(values["layer_cosine"])
+    assert values["channel_projected"] == values["layer_projected"] == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_update_that_is_not_finite_shows(bad):
+    values = special(update=(bad, 1.0))
+
+    assert math.isnan(values["channel_step"])
+    assert math.isnan(values["layer_step"])
+    assert math.isnan(values["channel_radial"])
+
+
+def test_delta_of_zero_projects_nothing():
+    values = special(rest=False, delta=0.0)
+
+    assert values["channel_cosine"] == values["layer_cosine"] == math.inf
+    assert values["channel_projected"] == values["layer_projected"] == 0
+
+
+def test_batch_elements_without_a_value_are_left_out_of_means():
+    w = jnp.stack([jnp.array([[3.0], [4.0]]), jnp.zeros((2, 1))])
+    u = jnp.array([[[4.0], [-3.0]], [[1.0], [1.0]]])
+    spec = ProjectionDimensionNumbers(1, 2)
+
+    scalars = measure({"w": u}, {"w": w}, updates={"w": u}, dimension_numbers=spec)
+    scalars = {name: float(value) for name, value in scalars.scalars().items()}
+
+    assert scalars["w/weight_norm"] == 2.5
+    assert scalars["w/channel_radial"] == pytest.approx(0, abs=1e-7)
+    assert scalars["w/channel_step"] == pytest.approx(math.sqrt(2 - math.sqrt(2)))
+
+
+def test_bfloat16_is_measured_in_float32():
+    rng = np.random.default_rng(0)
+    g, w, u = jnp.asarray(rng.normal(size=(3, 300, 4)), jnp.bfloat16)
+
+    low = measure(g, w, updates=u).leaves["(root)"]
+
+    g, w, u = (array.astype(jnp.float32) for array in (g, w, u))
+    chex.assert_trees_all_close(low, measure(g, w, updates=u).leaves["(root)"])
+    assert low.channel_step.dtype == jnp.float32
+
+
+# Trees of the libraries
+
+
+def test_equinox_module_with_what_is_no_parameter():
+    model = eqx.nn.MLP(4, 3, 8, 0, key=jax.random.key(0))
+    grads = eqx.filter_grad(lambda model: jnp.sum(model(jnp.ones(4)) ** 2))(model)
+
+    measured = measure(grads, model, dimension_numbers=ProjectionDimensionNumbers(1, 0))
+
+    first = model.layers[0].weight
+    norm = measured.leaves["layers/0/weight"].weight_norm
+    assert float(norm) == pytest.approx(float(jnp.linalg.norm(first)))
+    assert measured.leaves.keys() == {
+        "layers/0/weight",
+        "layers/0/bias",
+    }
+
+
+def test_masked_leaves_are_left_out():
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2)), "c": None}
+    grads = {"a": jnp.ones((2, 2)), "b": optax.MaskedNode(), "c": None}
+
+    assert list(measure(grads, params).leaves) == ["a"]
+
+
+def test_nnx_state():
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    grads = nnx.grad(lambda model: jnp.sum(model(jnp.ones((2, 4))) ** 2))(model)
+
+    measured = measure(grads, nnx.state(model, nnx.Param))
+
+    assert sorted(measured.leaves) == ["bias", "kernel"]
+    with pytest.raises(ValueError, match=r"measure needs the params, .*nnx\.Param"):
+        measure(grads, model)
+
+
+def test_flax_is_not_imported():
+    program = """
+import sys
+import jax.numpy as jnp
+import optax_adamp
+params = {"kernel": jnp.ones((2, 2))}
+optax_adamp.describe(params)
+optax_adamp.measure(params, params, updates=params).scalars()
+assert "flax" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("argument", ["params", "updates"])
+def test_trees_that_do_not_fit(argument):
+    good = {"layer": {"kernel": jnp.ones((2, 3))}}
+    trees = {"params": good, "updates": good}
+
+    wrong = {"layer": {"kernel": jnp.ones((3, 2))}}
+    with pytest.raises(ValueError, match=rf"{argument} has shape \(3, 2\) at layer/k"):
+        measure(good, **(trees | {argument: wrong}))
+    with pytest.raises(ValueError, match=f"{argument} must have the tree structure"):
+        measure(good, **(trees | {argument: {"layer": jnp.ones((2, 3))}}))
+
+
+@pytest.mark.parametrize("argument", ["grads", "params", "updates"])
+def test_integers(argument):
+    trees = {name: {"a": jnp.ones((2, 3))} for name in ("grads", "params", "updates")}
+    trees[argument] = {"a": jnp.ones((2, 3), jnp.int32)}
+
+    with pytest.raises(ValueError, match=f"{argument} has an array of int32 at a: "):
+        measure(trees.pop("grads"), trees.pop("params"), **trees)
+
+
+def test_other_things_than_arrays():
+    with pytest.raises(ValueError, match="grads has no array at a, but a str"):
+        measure({"a": "b"}, {"a": "b"})
+
+
+def test_same_path_twice():
+    params = {"a": {"b": jnp.ones((2, 3))}, "a/b": jnp.ones((2, 3))}
+
+    with pytest.raises(ValueError, match="two parameters have the path a/b"):
+        measure(params, params)
+
+
+def test_dimension_numbers_that_do_not_fit():
+    params = {"a": jnp.ones((2, 3))}
+
+    with pytest.raises(ValueError, match=r"of a, an array of shape .*out of range"):
+        measure(params, params, dimension_numbers=ProjectionDimensionNumbers(2, 0))

@@ -1,0 +1,80 @@
+"""The table that `describe` returns: text, HTML and plain rows."""
+
+import xml.etree.ElementTree as ElementTree
+from typing import NamedTuple
+
+import pytest
+
+from optax_adamp._table import Table
+
+
+class Row(NamedTuple):
+    name: str
+    size: int | None
+    share: float | None = None
+    hidden: str = "never shown"
+
+    @property
+    def loud(self):
+        return self.name.upper()
+
+
+ROWS = [Row("first", 5, 0.25), Row("second <b>", 1234, None), Row("", None, 1 / 3)]
+COLUMNS = {"name": "the name", "size": "size", "share": "share", "loud": "LOUD"}
+
+
+def test_text_is_aligned():
+    text = str(Table(ROWS, COLUMNS, ["Two notes,\n  one of two lines.", "The other."]))
+
+    assert text.splitlines() == [
+        "the name    size  share  LOUD",
+        "first          5   0.25  FIRST",
+        "second <b>  1234         SECOND <B>",
+        "                  0.333",
+        "Two notes,",
+        "  one of two lines.",
+        "The other.",
+    ]
+
+
+def test_columns_with_nothing_in_them_are_left_out():
+    table = Table(ROWS[1:2], COLUMNS)
+
+    assert str(table).splitlines()[0].split() == ["the", "name", "size", "LOUD"]
+    assert "share" not in table._repr_html_()
+
+
+def test_zero_and_false_are_something():
+    table = Table([Row("a", 0, False)], {"size": "size", "share": "share"})
+
+    assert str(table).splitlines() == ["size  share", "   0  False"]
+
+
+def test_headings_stay_without_rows():
+    assert str(Table([], COLUMNS)) == "the name  size  share  LOUD"
+
+
+def test_html_has_the_same_cells_and_escapes_them():
+    notes = ["a < b\n  & c"]
+    page = Table(ROWS, COLUMNS, notes)._repr_html_()
+
+    root = ElementTree.fromstring(f"<div>{page}</div>")
+    cells = [[cell.text or "" for cell in row] for row in root.iter("tr")]
+    assert cells == [
+        ["the name", "size", "share", "LOUD"],
+        ["first", "5", "0.25", "FIRST"],
+        ["second <b>", "1234", "", "SECOND <B>"],
+        ["", "", "0.333", ""],
+    ]
+    assert [note.text for note in root.iter("pre")] == notes
+
+
+def test_rows_stay_plain_data():
+    table = Table(ROWS, COLUMNS)
+
+    assert list(table) == ROWS
+    assert len(table) == 3
+    assert table[0] is ROWS[0]
+    assert table[-1].share == pytest.approx(1 / 3)
+    assert table[1:] == tuple(ROWS[1:])
+    assert repr(table) == str(table)
