@@ -1,0 +1,591 @@
+"""Linen modules that are stacked, shared or written by users; and what is refused."""
+
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from layout_layers import draw, fit, last, per_layer, standardize
+from layout_steps import assert_steps_are_those_of_pytorch, train
+from optax_adamp import ProjectionDimensionNumbers as Spec
+from optax_adamp.layouts import from_linen, output_last
+
+SIZE = 4  # Of every axis, and the number of layers: no size tells one from another.
+
+
+def flat(layout):
+    return flatten_dict(layout, sep="/")
+
+
+def specs(layout):
+    """By path, for what may be projected."""
+    return {path: spec for path, spec in flat(layout).items() if spec is not None}
+
+
+def stacked(lift, target, axis=0, **kwargs):
+    """The target lifted by `nn.scan` or `nn.vmap`, with parameters of its own each."""
+    return lift(
+        target, variable_axes={"params": axis}, split_rngs={"params": True}, **kwargs
+    )
+
+
+# A transformer, scanned and not.
+
+PENALIZED = ("attention/value/kernel", "attention/out/kernel", "narrow/kernel")
+VIEWS = {
+    "attention/query/kernel": "layer",
+    "attention/key/kernel": "layer",
+    "wide/kernel": "channel",
+    **dict.fromkeys(PENALIZED, "none"),
+}
+CUTS = {
+    **dict.fromkeys(VIEWS, last),
+    **{
+        f"attention/{name}/kernel": lambda kernel: [kernel.reshape(SIZE, -1).T]
+        for name in ("query", "key", "value")
+    },
+}
+
+
+class Block(nn.Module):
+    """Queries and keys are normalized by head, the wide layer by channel."""
+
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, hidden, _=None):
+        dense = functools.partial(
+            nn.Dense, SIZE, use_bias=False, kernel_init=self.kernel_init
+        )
+        attention = nn.MultiHeadDotProductAttention(
+            SIZE,
+            qkv_features=SIZE**2,
+            normalize_qk=True,
+            use_bias=False,
+            kernel_init=self.kernel_init,
+            name="attention",
+        )
+        hidden = hidden + attention(nn.LayerNorm(name="norm_1")(hidden))
+        wide = dense(name="wide")(nn.LayerNorm(name="norm_2")(hidden))
+        wide = wide / jnp.sqrt(jnp.mean(wide**2, (0, 1)))
+        return hidden + dense(name="narrow")(nn.relu(wide)), None
+
+
+class Unscanned(nn.Module):
+    @nn.compact
+    def __call__(self, hidden):
+        for index in range(SIZE):
+            hidden, _ = Block(name=str(index))(hidden)
+        return hidden
+
+
+class Scanned(nn.Module):
+    axis: int
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, hidden):
+        layers = stacked(
+            nn.scan,
+            Block,
+            self.axis,
+            length=SIZE,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return layers(self.kernel_init, name="layers")(hidden, None)[0]
+
+
+HIDDEN = draw(SIZE, SIZE, SIZE)
+
+
+def train_transformer(model, params):
+    def loss(params):
+        outputs = model.apply({"params": params}, HIDDEN)
+        # What nothing normalizes should not look scale-invariant by chance.
+        penalized = [
+            leaf
+            for path, leaf in flat(nn.unbox(params)).items()
+            if path.endswith(PENALIZED)
+        ]
+        return fit(outputs) + sum(jnp.sum(leaf**2) for leaf in penalized)
+
+    return train(loss, params, from_linen(model, HIDDEN))
+
+
+@functools.cache
+def unscanned_params():
+    shapes = jax.eval_shape(Unscanned().init, jax.random.key(0), HIDDEN)["params"]
+    leaves, treedef = jax.tree.flatten(shapes)
+    arrays = [draw(*leaf.shape, seed=seed) for seed, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(treedef, arrays)
+
+
+@functools.cache
+def unscanned_history():
+    return train_transformer(Unscanned(), unscanned_params())
+
+
+def test_unscanned_layers():
+    """They are projected by channel, by layer and not at all, as in PyTorch."""
+
+    def of_each_layer(table):
+        return {f"{i}/{path}": x for path, x in table.items() for i in range(SIZE)}
+
+    assert_steps_are_those_of_pytorch(
+        unscanned_history(), of_each_layer(CUTS), of_each_layer(VIEWS)
+    )
+
+
+def stack(arrays, axis):
+    """By path in a layer, from arrays by path in the model."""
+    paths = {path.partition("/")[2] for path in arrays}
+    return {
+        path: np.stack([arrays[f"{index}/{path}"] for index in range(SIZE)], axis)
+        for path in paths
+    }
+
+
+@pytest.mark.parametrize(("axis", "boxed"), [(0, False), (1, True), (-1, False)])
+def test_scanned_layers(axis, boxed):
+    init = nn.initializers.lecun_normal()
+    if boxed:
+        init = nn.with_partitioning(init, ("in", "out"))
+    model = Scanned(axis, init)
+    start = unflatten_dict(stack(flat(unscanned_params()), axis), sep="/")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), HIDDEN)["params"]
+    params = nn.meta.replace_boxed(shapes, {"layers": start})
+    assert isinstance(params["layers"]["wide"]["kernel"], nn.Partitioned) == boxed
+
+    history = train_transformer(model, params)
+
+    ends = {path: arrays[-1] for path, arrays in unscanned_history().weights.items()}
+    expected = {f"layers/{path}": end for path, end in stack(ends, axis).items()}
+    trained = {path: arrays[-1] for path, arrays in history.weights.items()}
+    # Adam makes full steps of gradients near zero, where rounding shows. With another
+    # layout the decay alone would differ: by 8e-3 a step for a weight of 1.
+    chex.assert_trees_all_close(trained, expected, rtol=1e-3, atol=1e-3)
+
+
+# Experts in layers: a stack in a stack.
+
+
+class Experts(nn.Module):
+    axis: int
+    experts: int
+    features: int
+
+    @nn.compact
+    def __call__(self, carry, inputs):
+        dense = stacked(
+            nn.vmap, nn.Dense, self.axis, in_axes=None, axis_size=self.experts
+        )
+        return carry, dense(self.features, name="experts")(inputs)
+
+
+def layers_of_experts(axes, layers, experts, features):
+    scan_axis, vmap_axis = axes
+    scan = stacked(nn.scan, Experts, scan_axis, in_axes=nn.broadcast, length=layers)
+    return scan(vmap_axis, experts, features)
+
+
+@pytest.mark.parametrize("vmap_axis", [0, 1, -1])
+@pytest.mark.parametrize("scan_axis", [0, 1, 2, -1])
+def test_axes_of_nested_stacks(scan_axis, vmap_axis):
+    """They are those that have the sizes, and the same if all sizes are equal."""
+    axes, sizes = (scan_axis, vmap_axis), (2, 3, 5)
+    model, inputs = layers_of_experts(axes, *sizes), jnp.zeros((1, 7))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), 0.0, inputs)["params"]
+    shape = shapes["experts"]["kernel"].shape
+    expected = {"experts/kernel": Spec((shape.index(7),), (shape.index(5),))}
+
+    assert specs(from_linen(model, 0.0, inputs)) == expected
+
+    square = layers_of_experts(axes, SIZE, SIZE, SIZE)
+    assert specs(from_linen(square, 0.0, jnp.zeros((1, SIZE)))) == expected
+
+
+def test_steps_of_nested_stacks():
+    """Every expert of every layer is projected by itself."""
+    model, inputs = layers_of_experts((1, -1), 2, 3, 5), draw(16, 7)
+    params = {"experts": {"kernel": draw(7, 2, 5, 3), "bias": draw(5, 2, 3)}}
+
+    def loss(params):
+        _, outputs = model.apply({"params": params}, 0.0, inputs)
+        return fit(standardize(outputs, (0, 1, -1)))
+
+    history = train(loss, params, from_linen(model, 0.0, inputs))
+
+    cut = per_layer(per_layer(last, axis=-1), axis=1)
+    assert_steps_are_those_of_pytorch(
+        history, {"experts/kernel": cut}, {"experts/kernel": "channel"}
+    )
+
+
+# Other lifted, shared and user-written modules, all square.
+
+SQUARE = jnp.zeros((SIZE, SIZE))
+SQUARES = jnp.zeros((SIZE, SIZE, SIZE))
+DENSE = Spec((0,), (1,))
+
+
+class InSetup(nn.Module):
+    def setup(self):
+        self.dense = nn.Dense(SIZE)
+        self.embed = nn.Embed(SIZE, SIZE)
+        self.gain = self.param("gain", nn.initializers.ones, (SIZE,))
+
+    def __call__(self, inputs):
+        return self.embed.attend(self.dense(inputs) * self.gain)
+
+    def encode(self, inputs):
+        return self.dense(inputs)
+
+
+class Tied(nn.Module):
+    """One layer used twice, the second time through its transposed kernel."""
+
+    decode_only: bool = False
+
+    @nn.compact
+    def run(self, inputs, transposed):
+        def apply(module):
+            return nn.Dense(SIZE, use_bias=False, name="tied")(inputs)
+
+        def transpose(variables):
+            return jax.tree.map(lambda x: x.T, variables) if transposed else variables
+
+        lifted = nn.map_variables(apply, "params", transpose, transpose, mutable=True)
+        return lifted(self)
+
+    def __call__(self, inputs):
+        hidden = inputs if self.decode_only else self.run(inputs, False)
+        return self.run(hidden, True)
+
+
+class Masked(nn.Module):
+    """Takes its kernel for an array, whatever is around it."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        def mask(variables):
+            if variables:
+                dense = variables["params"]["dense"]
+                dense["kernel"] = jnp.triu(dense["kernel"])
+            return variables
+
+        def apply(module):
+            return nn.Dense(SIZE, use_bias=False, name="dense")(inputs)
+
+        masked = nn.map_variables(apply, "params", mask, init=True)(self)
+        scan = stacked(nn.scan, Pair, length=SIZE)
+        return scan(name="layers")(masked, None)[0]
+
+
+class Pair(nn.Module):
+    """For `nn.scan`, with a vector of its own and a layer called twice."""
+
+    @nn.compact
+    def __call__(self, inputs, _=None):
+        gain = self.param("gain", nn.initializers.ones, (SIZE,))
+        dense = nn.Dense(SIZE, name="dense")
+        return dense(dense(inputs)) * gain, None
+
+
+class InWeightNorm(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, _=None):
+        return nn.WeightNorm(nn.Dense(SIZE, name="dense"), name="norm")(inputs), None
+
+
+class Adapter(nn.Module):
+    """Puts parameters of its own beside those of the layer that it wraps."""
+
+    base: nn.Module
+
+    def setup(self):
+        nn.share_scope(self, self.base)
+
+    @nn.compact
+    def __call__(self, inputs):
+        down = self.param("down", nn.initializers.ones, (SIZE, SIZE))
+        return self.base(inputs) + inputs @ down
+
+
+class Network(nn.Module):
+    @nn.compact
+    def __call__(self, inputs):
+        return Adapter(nn.Dense(SIZE, name="base"))(inputs)
+
+
+class Sub(nn.Dense):
+    """Counts as the layer that it derives from."""
+
+
+class SubWithMore(nn.Dense):
+    @nn.compact
+    def __call__(self, inputs):
+        self.param("more", nn.initializers.ones, (SIZE, SIZE))
+        return super().__call__(inputs)
+
+
+class SubWithOther(nn.Dense):
+    @nn.compact
+    def __call__(self, inputs):
+        return self.param("kernel", nn.initializers.ones, (SIZE,) * 3)
+
+
+class Shared(nn.Module):
+    """One layer in two places."""
+
+    def setup(self):
+        dense = nn.Dense(SIZE, use_bias=False)
+        self.both = nn.Sequential([dense, nn.relu, dense])
+
+    def __call__(self, inputs):
+        return self.both(inputs)
+
+
+jitted = nn.jit(Pair)
+
+ON_LAST_TWO = Spec((1,), (2,))
+CASES = {
+    "vmap": (stacked(nn.vmap, nn.Dense)(SIZE), SQUARES, {"kernel": ON_LAST_TWO}),
+    "vmap of one parameter": (
+        nn.vmap(nn.Dense, variable_axes={"params": None}, split_rngs={"params": False})(
+            SIZE
+        ),
+        SQUARES,
+        {"kernel": DENSE},
+    ),
+    "vmap of setup": (
+        stacked(nn.vmap, InSetup, 1)(),
+        SQUARES,
+        {"dense/kernel": Spec((0,), (2,)), "embed/embedding": Spec(2, 0)},
+    ),
+    "scan": (
+        stacked(nn.scan, Pair, length=SIZE)(),
+        SQUARE,
+        {"dense/kernel": ON_LAST_TWO},
+    ),
+    "scan of remat": (
+        stacked(nn.scan, nn.remat(Pair), -1, length=SIZE)(),
+        SQUARE,
+        {"dense/kernel": DENSE},
+    ),
+    "scan of jit": (
+        stacked(nn.scan, jitted, 1, length=SIZE)(),
+        SQUARE,
+        {"dense/kernel": Spec((0,), (2,))},
+    ),
+    "remat_scan": (
+        nn.remat_scan(nn.Dense, lengths=(SIZE, SIZE))(SIZE),
+        SQUARE,
+        {"kernel": Spec((2,), (3,))},
+    ),
+    "scan of WeightNorm": (
+        stacked(nn.scan, InWeightNorm, length=SIZE)(),
+        SQUARE,
+        {"dense/kernel": ON_LAST_TWO},
+    ),
+    "RNN with a cell per step": (
+        nn.RNN(
+            nn.SimpleCell(SIZE),
+            variable_axes={"params": 0},
+            variable_broadcast=(),
+            split_rngs={"params": True},
+        ),
+        SQUARES,
+        {"cell/h/kernel": ON_LAST_TWO, "cell/i/kernel": ON_LAST_TWO},
+    ),
+    "transposed later": (Tied(), SQUARE, {"tied/kernel": DENSE}),
+    "transposed at first": (Tied(True), SQUARE, {"tied/kernel": Spec((1,), (0,))}),
+    "stack of transposed": (
+        stacked(nn.vmap, Tied)(True),
+        SQUARES,
+        {"tied/kernel": Spec((2,), (1,))},
+    ),
+    "shared": (Shared(), SQUARE, {"both/layers_0/kernel": DENSE}),
+    "subclass": (Sub(SIZE), SQUARE, {"kernel": DENSE}),
+    "shapes": (nn.Dense(2), jax.ShapeDtypeStruct((1, 3), float), {"kernel": DENSE}),
+    "LayerNorm of two axes": (nn.LayerNorm(feature_axes=(-2, -1)), SQUARES, {}),
+    "Einsum without channels": (
+        nn.Einsum((SIZE, SIZE), "bij,ij->bij"),
+        SQUARES,
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lifted(case):
+    model, inputs, expected = CASES[case]
+
+    layout = from_linen(model, inputs)
+
+    assert specs(layout) == expected
+    shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
+    assert flat(layout).keys() == flat(shapes).keys()
+
+
+def test_jit_is_traced_again():
+    """Neither does an earlier trace hide the layers, nor ours the plain arrays."""
+    layouts = [from_linen(jitted(), SQUARE) for _ in range(2)]
+    stack_of_it = stacked(nn.scan, jitted, length=SIZE)
+    from_linen(stack_of_it(), SQUARE, None)
+
+    assert [specs(layout) for layout in layouts] == [{"dense/kernel": DENSE}] * 2
+    for model in (jitted(), stack_of_it()):
+        variables = jax.eval_shape(model.init, jax.random.key(0), SQUARE, None)
+        assert all(
+            isinstance(leaf, jax.ShapeDtypeStruct)
+            for leaf in flat(variables["params"]).values()
+        )
+
+
+def test_another_method():
+    layout = from_linen(InSetup(), SQUARE, method="encode")
+
+    assert specs(layout) == {"dense/kernel": DENSE}
+
+
+def test_fp8_operators_add_nothing():
+    """Their scales are no parameters."""
+    model = nn.Dense(SIZE, dot_general_cls=nn.Fp8DirectDotGeneralOp)
+
+    assert flat(from_linen(model, SQUARE)) == flat(from_linen(nn.Dense(SIZE), SQUARE))
+
+
+def test_reasons():
+    """They name Flax's layers, not the classes that lifting makes of them."""
+    scanned = from_linen(stacked(nn.scan, Pair, length=SIZE)(), SQUARE)
+    assert scanned.reasons == {"gain": "fewer than two axes before stacking"}
+    reasons = {"kernel": "Dense.kernel", "bias": "Dense.bias"}
+    assert scanned["dense"].reasons == reasons
+    assert from_linen(stacked(nn.vmap, nn.Dense)(SIZE), SQUARES).reasons == reasons
+
+
+# Overrides and errors.
+
+
+def refusal(module, *args, error=ValueError, **kwargs):
+    with pytest.raises(error) as caught:
+        from_linen(module, *args, **kwargs)
+    return str(caught.value)
+
+
+UNKNOWN = {
+    "own parameter": (Network(), "base/down", (SIZE,) * 2, "Adapter"),
+    "more than the layer has": (SubWithMore(SIZE), "more", (SIZE,) * 2, "SubWithMore"),
+    "other than the layer has": (
+        SubWithOther(SIZE),
+        "kernel",
+        (SIZE,) * 3,
+        "SubWithOther: this is not a kernel as Dense has it",
+    ),
+    "own parameter, stacked": (
+        stacked(nn.vmap, Network, 1, in_axes=None, axis_size=2)(),
+        "base/down",
+        (SIZE, 2, SIZE),
+        "Adapter",
+    ),
+    "untraceable": (
+        Masked(),
+        "dense/kernel",
+        (SIZE,) * 2,
+        "Dense: its axes were lost in a lifted transform (TypeError: triu requires",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_unknown_parameter(case):
+    """Only that one is asked for, and the line that is shown can be pasted."""
+    model, path, shape, said = UNKNOWN[case]
+
+    message = refusal(model, SQUARE)
+
+    assert f"  {path}: an array of shape {shape} of {said}" in message
+    assert message.count("an array of shape") == 1
+    line = message[message.index("overrides=") :].removeprefix("overrides=")
+    overrides = eval(line, {"ProjectionDimensionNumbers": Spec})
+    assert overrides.keys() == {path}
+    assert specs(from_linen(model, SQUARE, overrides=overrides)).items() >= (
+        overrides.items()
+    )
+
+
+def test_overrides():
+    """They are for the array as it stands, and go before what modules say."""
+    model = stacked(nn.vmap, Network, 1, in_axes=None, axis_size=2)()
+    overrides = {"*/down": Spec(-3, -1), "base/kernel": None, "base/bias": output_last}
+
+    layout = from_linen(model, SQUARE, overrides=overrides)
+
+    assert specs(layout) == {"base/down": Spec(-3, -1)}
+    assert layout["base"].reasons == {
+        "down": "override '*/down'",
+        "kernel": "override 'base/kernel'",
+        "bias": "override 'base/bias': named bias",
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"kernal": None}, "'kernal' match no parameter"),
+        ({"kernel": Spec(0, 2)}, "kernel, an array of shape (4, 4): axis 2"),
+        ({"kernel": 3}, "'kernel' must be a ProjectionDimensionNumbers"),
+    ],
+)
+def test_bad_overrides(overrides, message):
+    assert message in refusal(nn.Dense(SIZE), SQUARE, overrides=overrides)
+
+
+def test_used_in_different_ways():
+    class BothWays(nn.Module):
+        @nn.compact
+        def __call__(self, inputs):
+            einsum = nn.Einsum((SIZE, SIZE), use_bias=False, name="einsum")
+            return einsum(einsum(inputs, "ab,bc->ac"), "ac,bc->ab")
+
+    message = refusal(BothWays(), SQUARE)
+
+    assert "einsum/kernel: an array of shape (4, 4) of Einsum" in message
+    assert "it is used in different ways" in message
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Dense, "got the class Dense: pass an instance"),
+        (nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "Linear is an nnx.Module: use from_nnx"),
+        ({"kernel": SQUARE}, "got an object of type dict"),
+    ],
+)
+def test_not_a_module(model, message):
+    assert message in refusal(model, SQUARE, error=TypeError)
+
+
+def test_bound_module():
+    bound = nn.Dense(SIZE).bind({"params": {"kernel": SQUARE, "bias": SQUARE[0]}})
+
+    assert "bound to variables" in refusal(bound, SQUARE)
+    assert specs(from_linen(bound.unbind()[0], SQUARE)) == {"kernel": DENSE}
+
+
+def test_no_parameters():
+    assert "Dropout has no parameters" in refusal(
+        nn.Dropout(0.5), SQUARE, deterministic=True
+    )
+
+
+def test_errors_of_flax_are_passed_on():
+    missing = "required positional argument: 'inputs'"
+    assert missing in refusal(nn.Dense(SIZE), error=TypeError)
