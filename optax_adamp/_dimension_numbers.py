@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from optax_adamp._trees import (
     format_path,
     is_absent,
     match_prefix,
+    path_matches,
 )
 
 # A spec or a rule, a tree or prefix tree of them and None, or a function from params to
@@ -114,7 +114,7 @@ def _check_patterns(entries: list[Entry], leaves: list[tuple[Names, Any]]) -> No
             paths.setdefault(entry.value, []).append("/".join(names))
     for rule, covered in paths.items():
         for pattern in rule.patterns:
-            if not any(fnmatchcase(path, pattern) for path in covered):
+            if not any(path_matches(path, pattern) for path in covered):
                 raise ValueError(
                     f"dimension_numbers: the pattern {pattern!r} of {rule} matches no "
                     f"parameter. The paths are: {', '.join(covered)}."

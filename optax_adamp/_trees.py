@@ -8,6 +8,7 @@ names along their paths, not by tree structure.
 
 from collections import defaultdict
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +56,14 @@ def named_leaves(
 def format_path(names: Names) -> str:
     """A path as errors show it, for example `encoder/0/kernel`."""
     return "/".join(names) or "(root)"
+
+
+def path_matches(path: str, pattern: str) -> bool:
+    """Whether a path, as `format_path` shows it, is a pattern or matches it as a glob.
+
+    A path may hold brackets, which a glob would read as a set of characters.
+    """
+    return path == pattern or fnmatchcase(path, pattern)
 
 
 def leaves_like(

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import training
-from optax_adamp import ProjectionDimensionNumbers, adamp, sgdp
+from optax_adamp import ProjectionDimensionNumbers, adamp, layouts, sgdp
 from training import is_first, with_both_optimizers
 
 OUTPUT_FIRST = ProjectionDimensionNumbers(reduction_axis=1, output_axis=0)
@@ -88,6 +88,7 @@ def spec_of_kernels(params):
 
 ARRAYS = eqx.filter(Network(training.initial_params()), eqx.is_inexact_array)
 SPECS = {
+    "rule": layouts.output_first,
     "one spec": OUTPUT_FIRST,
     "function": spec_of_kernels,
     "module, which is a function too": spec_of_kernels(ARRAYS),

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 import training
-from optax_adamp import ProjectionDimensionNumbers
+from optax_adamp import layouts
 from training import with_both_optimizers
 
 
@@ -53,16 +53,12 @@ def loss_fn(params, state, batch):
     return training.cross_entropy(logits, labels)
 
 
-KERNEL = ProjectionDimensionNumbers(reduction_axis=0, output_axis=1)
-
-
 @with_both_optimizers
 def test_training(optimizer):
     _, state = network.init(jax.random.key(0), training.all_batches()[0][0])
     gradient = jax.jit(lambda params, batch: jax.grad(loss_fn)(params, state, batch))
     # The offset of hk.BatchNorm has the shape (1, channels), like a kernel.
-    specs = {"first": KERNEL, "norm": None, "second": KERNEL, "head": KERNEL}
-    tx = training.make(optimizer, dimension_numbers=specs)
+    tx = training.make(optimizer, dimension_numbers=layouts.haiku)
 
     params = to_haiku(training.initial_params())
     trained = training.train(tx, params, gradient=gradient)

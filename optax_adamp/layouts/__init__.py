@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from optax_adamp._layout import Layout
 from optax_adamp._rules import Rule, output_last
+from optax_adamp.layouts._haiku import haiku
+from optax_adamp.layouts._maxtext import maxtext
+from optax_adamp.layouts._output_first import output_first
+from optax_adamp.layouts._stacked import stacked
 
 if TYPE_CHECKING:
     from optax_adamp.layouts._linen import from_linen
@@ -19,7 +23,11 @@ __all__ = [
     "Rule",
     "from_linen",
     "from_nnx",
+    "haiku",
+    "maxtext",
+    "output_first",
     "output_last",
+    "stacked",
 ]
 
 _NEEDS_FLAX = {"from_linen": "_linen", "from_nnx": "_nnx"}

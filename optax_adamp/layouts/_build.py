@@ -1,12 +1,12 @@
 """From what is known of each parameter to a layout; nothing is guessed."""
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from optax_adamp._layout import Layout
 from optax_adamp._rules import Reading, Rule, Shape
 from optax_adamp._specs import count_from_front, is_spec
+from optax_adamp._trees import path_matches
 
 # A path (or a glob of paths) to what stands there: a spec, a rule, or None.
 Overrides = Mapping[str, Any]
@@ -42,7 +42,7 @@ def build_layout(
     uncovered = []
     for parameter in parameters:
         path = "/".join(map(str, parameter.path))
-        matching = [pattern for pattern in overrides if _matches(path, pattern)]
+        matching = [pattern for pattern in overrides if path_matches(path, pattern)]
         unused.difference_update(matching)
         reading = _override(path, parameter.shape, overrides, matching)
         reading = reading or parameter.reading
@@ -61,11 +61,6 @@ def build_layout(
             "no parameter. Correct or remove them."
         )
     return layout
-
-
-def _matches(path: str, pattern: str) -> bool:
-    # A path may hold brackets, which a glob would read as a set of characters.
-    return path == pattern or fnmatchcase(path, pattern)
 
 
 def _override(
