@@ -7,6 +7,7 @@ Weights", ICLR 2021 (https://arxiv.org/abs/2006.08217).
 from optax_adamp import layouts
 from optax_adamp._alias import adamp, sgdp
 from optax_adamp._describe import describe
+from optax_adamp._detect import detect_scale_invariance
 from optax_adamp._measure import measure
 from optax_adamp._specs import ProjectionDimensionNumbers
 from optax_adamp._transform import scale_by_projection, with_gradient
@@ -17,6 +18,7 @@ __all__ = [
     "ProjectionDimensionNumbers",
     "adamp",
     "describe",
+    "detect_scale_invariance",
     "layouts",
     "measure",
     "scale_by_projection",

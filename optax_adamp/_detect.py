@@ -1,0 +1,428 @@
+"""Which weights are scale-invariant, decided once, before training."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optax_adamp._describe import check_array, dtype_of, has_gradient, refuse_model
+from optax_adamp._dimension_numbers import (
+    DimensionNumbers,
+    Resolution,
+    resolve_dimension_numbers,
+)
+from optax_adamp._evidence import (
+    Evidence,
+    change_at_threshold,
+    evidence_table,
+    second_opinion,
+    stack,
+    weigh,
+)
+from optax_adamp._layout import Layout
+from optax_adamp._projection import view_sums
+from optax_adamp._specs import Axes, ProjectionDimensionNumbers
+from optax_adamp._table import Table
+from optax_adamp._trees import Names, format_path, is_absent, named_leaves
+
+# Of the variance of a perturbed weight, the part that is noise.
+_NOISE = 0.5
+
+# Doubling and halving round nothing, whatever the dtype; what follows may.
+_ROUNDINGS = 4
+
+Loss = Callable[[Any, Any], jax.Array]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class DetectedLayout(Layout):
+    """What :func:`detect_scale_invariance` found: a layout with its evidence.
+
+    A tree of specs for `dimension_numbers`. Like the reasons, the evidence is lost
+    where :func:`jax.tree.map` makes new leaves.
+
+    Attributes:
+      evidence: A table with one row a parameter.
+    """
+
+    evidence: Table = Table((), {})
+
+
+def detect_scale_invariance(
+    loss_fn: Loss,
+    params: Any,
+    batches: Iterable[Any],
+    *,
+    num_batches: int = 8,
+    delta: float = 0.1,
+    eps: float = 1e-8,
+    dimension_numbers: DimensionNumbers | None = None,
+    verify: bool = False,
+    seed: int = 0,
+) -> DetectedLayout:
+    r"""Finds out once which weights are scale-invariant, to train without the test.
+
+    The published test, :math:`|\cos(g, w)| < \delta / \sqrt{n}`, is taken anew at every
+    step, and a weight that is not scale-invariant passes it by chance in some 8 % of
+    them. This takes it on several batches and fixes the view of each parameter:
+    "channel", "layer", or None, which leaves it to the base optimizer. Pass the result
+    as `dimension_numbers`, and no step tests again.
+
+    Gradients of different batches at the same weights resemble each other, so that
+    eight of them may be no more evidence than one. But scale invariance holds at all
+    weights. So the first batch is taken at the given weights, and each further one at
+    weights of its own: half the variance of every channel that is tested is replaced
+    with random noise, which keeps its norm on average, all other numbers are scaled by
+    random factors from 1/2 to 3/2, and zeros become noise of the size
+    :math:`1 / \sqrt{n}` (1 for a bias). Scale-invariant weights stay so, and all others
+    have a chance of some 8 % each time.
+
+    A view is found if it passes in *every* batch in which it has a gradient, and each
+    of its vectors has one in half of the batches, and in at least four. With the
+    default of eight batches, at most one in 10,000 weights that are not scale-invariant
+    is found by chance, and far fewer if all batches have a gradient. With fewer than
+    four batches there is no such promise. The channel view goes before the layer view,
+    and in stacked weights a view must be found in every batch element.
+
+    What is left over is "neither", unless it is not as clear as that: "unknown" if the
+    gradient is zero in too many batches, and "mixed" if it is not finite, if some
+    channels have no gradient (units that are dead, tokens that do not occur), or if
+    channels or batches pass in part but more often than one time in a thousand by
+    chance. A norm's eps beside tiny weights, a low precision, or a bias before a norm
+    that is zero only at first look like that. All of these stay with the base optimizer
+    (None), and the table says why.
+
+    Args:
+      loss_fn: A function of params and a batch to a scalar: a loss as it is in
+        training, with batch statistics if there are any. It is traced by
+        :func:`jax.jit`, once if all batches have the same shapes.
+      params: The params. Integers among them are constants and get None.
+      batches: Batches, of which the first `num_batches` are taken. They should be as in
+        training: a unit that no batch reaches cannot be judged.
+      num_batches: The number of gradients.
+      delta: As for the optimizer.
+      eps: Gradients and weights with a norm up to this count as zero.
+      dimension_numbers: Which axes form a channel, as for the optimizer. What is not
+        projected there is not tested here; if the view is fixed, it is tested
+        nevertheless.
+      verify: Whether to ask the definition for a second opinion: at weights perturbed
+        once more, channels (or the layer) of each weight that was found are doubled or
+        halved at random. If the loss changes by more than the test's threshold and
+        rounding allow, the verdict is "mixed". It costs a gradient, one loss for every
+        weight that was found, and one more compilation.
+      seed: Of the random perturbations. The same seed gives the same result on the same
+        kind of device.
+
+    Returns:
+      A :class:`Layout` with the paths of the params, to be given as
+      `dimension_numbers`. Its attribute `evidence` is a table with one row a parameter;
+      a row is a named tuple with the attributes `path`, `shape`, `verdict`,
+      `channel_passed`, `channel_informative`, `channel_cosine`, `layer_passed`,
+      `layer_informative`, `layer_cosine`, `loss_change` and `remark`.
+
+    Raises:
+      ValueError: If there are too few batches, if `params` is no tree of arrays or
+        `loss_fn` gives no real scalar, for a `num_batches` below 1 and a `delta` or
+        `eps` out of range, and as :func:`scale_by_projection` does for
+        `dimension_numbers`.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax_adamp
+      >>> def loss_fn(params, batch):
+      ...   x = batch @ params["first"]["kernel"]
+      ...   x = jax.nn.relu(jax.nn.standardize(x, axis=0))  # as BatchNorm
+      ...   x = jax.nn.standardize(x @ params["second"]["kernel"])  # as LayerNorm
+      ...   return jnp.mean((x @ params["head"]["kernel"] - batch) ** 2)
+      >>> def normal(seed, *shape):
+      ...   return jax.random.normal(jax.random.key(seed), shape)
+      >>> params = {
+      ...   "first": {"kernel": normal(0, 4, 16)},
+      ...   "second": {"kernel": normal(1, 16, 8)},
+      ...   "head": {"kernel": normal(2, 8, 4)},
+      ... }
+      >>> batches = (normal(seed, 32, 4) for seed in range(3, 11))
+      >>> specs = optax_adamp.detect_scale_invariance(loss_fn, params, batches)
+      >>> for row in specs.evidence:
+      ...   print(f"{row.path}: {row.verdict}; passes by channel in {row.channel} "
+      ...         f"batches, as a layer in {row.layer}")
+      first/kernel: channel; passes by channel in 8 of 8 batches, as a layer in 8 of 8
+      head/kernel: neither; passes by channel in 0 of 8 batches, as a layer in 0 of 8
+      second/kernel: layer; passes by channel in 0 of 8 batches, as a layer in 8 of 8
+      >>> specs["first"]["kernel"].view
+      'channel'
+      >>> tx = optax_adamp.adamp(1e-3, dimension_numbers=specs)
+
+    References:
+      Heo et al., `AdamP: Slowing Down the Slowdown for Momentum Optimizers on
+      Scale-invariant Weights <https://arxiv.org/abs/2006.08217>`_, 2021, section 3.2
+
+    .. seealso::
+      :func:`describe`, :func:`measure`
+    """
+    _check_numbers(num_batches, delta, eps)
+    leaves = _leaves(params, dimension_numbers)
+    treedef = jax.tree.structure(params, is_leaf=is_absent)
+    trained = [leaf for leaf in leaves if leaf.has_gradient]
+    problem = _problem(loss_fn, leaves, treedef)
+    batch, taken = None, []
+    for count, batch in enumerate(itertools.islice(batches, num_batches)):
+        weights = _perturb(trained, seed, count)
+        taken.append(jax.device_get(problem.gradient_sums(weights, batch)))
+    if len(taken) < num_batches:
+        raise ValueError(
+            f"detect_scale_invariance needs {num_batches} batches, but got "
+            f"{len(taken)}. Give it more, or a smaller num_batches."
+        )
+    rows = {leaf.names: _untested(leaf) for leaf in leaves if not is_absent(leaf.array)}
+    for leaf, sums in zip(trained, zip(*taken, strict=True), strict=True):
+        if leaf.axes is not None:
+            finding = weigh(stack(sums, leaf.array, leaf.axes), delta=delta, eps=eps)
+            rows[leaf.names] = rows[leaf.names]._replace(**finding._asdict())
+    if verify:
+        at = (_perturb(trained, seed, num_batches), batch)
+        rows = _verify(problem, at, trained, rows, delta=delta, seed=seed)
+    return _layout(leaves, rows)
+
+
+class _Leaf(NamedTuple):
+    """One parameter; without axes it is not tested."""
+
+    names: Names
+    array: Any
+    axes: Axes | None
+    why: str
+    has_gradient: bool
+
+
+class _Problem(NamedTuple):
+    """Two functions of the weights that have a gradient, and a batch."""
+
+    gradient_sums: Callable[..., list[tuple[jax.Array, ...] | None]]
+    scaled_loss: Callable[..., jax.Array]  # Its last argument are factors.
+
+
+def _check_numbers(num_batches: int, delta: float, eps: float) -> None:
+    if num_batches < 1:
+        raise ValueError(f"num_batches must be at least 1, but got {num_batches}.")
+    if not delta > 0:
+        raise ValueError(f"delta must be positive, but got {delta}.")
+    if not eps >= 0:
+        raise ValueError(f"eps must not be negative, but got {eps}.")
+
+
+def _leaves(params: Any, dimension_numbers: DimensionNumbers | None) -> list[_Leaf]:
+    refuse_model(params, function="detect_scale_invariance")
+    named = named_leaves(params, is_leaf=is_absent)
+    paths = [names for names, _ in named]
+    if all(is_absent(node) for _, node in named):
+        raise ValueError(
+            "detect_scale_invariance needs the params, but got a tree without arrays. "
+            "A Flax model that was never initialized has none."
+        )
+    if () in paths or len(set(paths)) < len(paths):
+        raise ValueError(
+            "detect_scale_invariance needs a path for each parameter, but got a lone "
+            "array, or two with the same path. Put them into a dict."
+        )
+    for names, node in named:
+        if is_absent(node):
+            continue
+        check_array(names, node, argument="params")
+        if isinstance(node, jax.ShapeDtypeStruct):
+            raise ValueError(
+                f"detect_scale_invariance needs numbers, but {format_path(names)} has "
+                "only a shape. Initialize the model."
+            )
+    resolutions = resolve_dimension_numbers(
+        dimension_numbers,
+        params,
+        [(names, None if is_absent(node) else node) for names, node in named],
+    )
+    return [
+        _leaf(names, node, resolution)
+        for (names, node), resolution in zip(named, resolutions, strict=True)
+    ]
+
+
+def _leaf(names: Names, node: Any, resolution: Resolution) -> _Leaf:
+    if is_absent(node):
+        return _Leaf(names, node, None, resolution.why, has_gradient=False)
+    if not has_gradient(node):
+        why = f"no gradient reaches arrays of {dtype_of(node)}"
+        return _Leaf(names, node, None, why, has_gradient=False)
+    array = jnp.asarray(node)
+    axes = resolution.axes if array.size else None
+    why = resolution.why if array.size else "empty"
+    return _Leaf(names, array, axes, why, has_gradient=True)
+
+
+def _problem(loss_fn: Loss, leaves: list[_Leaf], treedef: Any) -> _Problem:
+    axes = [leaf.axes for leaf in leaves if leaf.has_gradient]
+
+    def loss(weights: list[jax.Array], batch: Any) -> jax.Array:
+        remaining = iter(weights)
+        arrays = [
+            next(remaining) if leaf.has_gradient else leaf.array for leaf in leaves
+        ]
+        return _check_scalar(loss_fn(jax.tree.unflatten(treedef, arrays), batch))
+
+    @jax.jit
+    def gradient_sums(weights, batch):
+        grads = jax.grad(loss)(weights, batch)
+        return list(map(_sums, grads, weights, axes))
+
+    @jax.jit
+    def scaled_loss(weights, batch, factors):
+        return loss(jax.tree.map(lambda w, f: w * f, weights, factors), batch)
+
+    return _Problem(gradient_sums, scaled_loss)
+
+
+def _check_scalar(value: Any) -> jax.Array:
+    is_scalar = isinstance(value, jax.Array | float) and jnp.shape(value) == ()
+    if is_scalar and jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        return jnp.asarray(value)
+    if isinstance(value, jax.Array):
+        value = f"an array of {value.dtype} with shape {value.shape}"
+    else:
+        value = f"a {type(value).__name__}"
+    raise ValueError(
+        f"loss_fn must return one real number, but returned {value}. Take the mean of "
+        "losses, and leave out what else it returns."
+    )
+
+
+def _perturb(trained: list[_Leaf], seed: int, draw: int) -> list[jax.Array]:
+    """Weights near the given ones, other ones for each draw; draw 0 is those given."""
+    if draw == 0:
+        return [leaf.array for leaf in trained]
+    # The compiler takes long over the default generator, once for each shape.
+    key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), draw)
+    return [
+        _perturb_leaf(leaf.array, jax.random.fold_in(key, index), axes=leaf.axes)
+        for index, leaf in enumerate(trained)
+    ]
+
+
+# Compiled by itself, for all leaves of one shape.
+@functools.partial(jax.jit, static_argnames="axes")
+def _perturb_leaf(weight: jax.Array, key: jax.Array, *, axes: Axes | None) -> jax.Array:
+    dtype = jnp.promote_types(jnp.float32, weight.dtype)
+    w = weight.astype(dtype)
+    noise = jax.random.normal(key, w.shape, dtype)
+    if axes is None:
+        # Numbers that must be positive, such as a temperature, stay so.
+        factors = jax.random.uniform(key, w.shape, minval=0.5, maxval=1.5)
+        moved = jnp.where(jnp.any(w != 0), w * factors, noise)
+    else:
+        squares = jnp.real(jnp.conj(w) * w)
+        channel = jnp.mean(squares, axis=axes.reduction, keepdims=True)
+        layer = jnp.mean(channel, axis=axes.output, keepdims=True)
+        length = math.prod(w.shape[axis] for axis in axes.reduction)
+        variance = jnp.where(layer > 0, layer, 1 / length)
+        variance = jnp.where(channel > 0, channel, variance)
+        moved = math.sqrt(1 - _NOISE) * w + jnp.sqrt(_NOISE * variance) * noise
+    return moved.astype(weight.dtype)
+
+
+def _sums(
+    grad: jax.Array, weight: jax.Array, axes: Axes | None
+) -> tuple[jax.Array, ...] | None:
+    """Inner products of one batch, per channel; None for what is not tested."""
+    if axes is None:
+        return None
+    dtype = jnp.promote_types(jnp.float32, weight.dtype)
+    # In JAX the gradient by a complex number is conjugate to the direction of ascent.
+    g, w = jnp.conj(grad.astype(dtype)), weight.astype(dtype)
+    channel, _ = view_sums(g, g, w, axes)
+    return channel.gw, channel.gg, channel.ww
+
+
+def _untested(leaf: _Leaf) -> Evidence:
+    remark = "" if leaf.has_gradient else leaf.why
+    return Evidence(
+        format_path(leaf.names), jnp.shape(leaf.array), "not tested", remark=remark
+    )
+
+
+def _verify(
+    problem: _Problem,
+    at: tuple[list[jax.Array], Any],
+    trained: list[_Leaf],
+    rows: dict[Names, Evidence],
+    *,
+    delta: float,
+    seed: int,
+) -> dict[Names, Evidence]:
+    """The rows after each weight that was found has been scaled.
+
+    Args:
+      problem: The loss.
+      at: Where it is taken: weights and batch.
+      trained: The leaves of the weights.
+      rows: By path.
+      delta: Threshold of the test.
+      seed: Of the choice between doubling and halving.
+    """
+    rng = np.random.default_rng(seed)
+    unscaled = [
+        jnp.ones(_shape_of_vectors(leaf, "channel"), leaf.array.dtype)
+        for leaf in trained
+    ]
+    sums = problem.gradient_sums(*at)
+    before = problem.scaled_loss(*at, unscaled)
+    precision = max(jnp.finfo(x.dtype).eps for x in (before, *unscaled))
+    rounding = _ROUNDINGS * float(precision) * abs(float(before))
+    verified = dict(rows)
+    for index, leaf in enumerate(trained):
+        row = rows[leaf.names]
+        if leaf.axes is None or row.verdict not in ("channel", "layer"):
+            continue
+        factors = rng.choice([0.5, 2.0], size=_shape_of_vectors(leaf, row.verdict))
+        scaled = [*unscaled]
+        scaled[index] = unscaled[index] * jnp.asarray(factors, leaf.array.dtype)
+        change = abs(float(problem.scaled_loss(*at, scaled)) - float(before))
+        at_point = stack([sums[index]], leaf.array, leaf.axes)
+        allowed = rounding + change_at_threshold(at_point, row.verdict, delta)
+        verified[leaf.names] = second_opinion(row, change, allowed, abs(float(before)))
+    return verified
+
+
+def _shape_of_vectors(leaf: _Leaf, view: str) -> tuple[int, ...]:
+    """The shape of the array, with size one along the vectors of a view."""
+    shape = jnp.shape(leaf.array)
+    if leaf.axes is None:
+        return (1,) * len(shape)
+    along = leaf.axes.reduction + (leaf.axes.output if view == "layer" else ())
+    return tuple(1 if axis in along else size for axis, size in enumerate(shape))
+
+
+def _layout(leaves: list[_Leaf], rows: dict[Names, Evidence]) -> DetectedLayout:
+    """The specs with their reasons, and the evidence."""
+    layout = DetectedLayout()
+    layout.evidence = evidence_table(list(rows.values()))
+    for leaf in leaves:
+        if leaf.names not in rows:
+            continue
+        row = rows[leaf.names]
+        *above, own_name = leaf.names
+        node: Layout = layout
+        for name in above:
+            node = node.setdefault(name, Layout())
+        node[own_name] = None
+        if leaf.axes is None:
+            node.reasons[own_name] = leaf.why
+            continue
+        if row.verdict in ("channel", "layer"):
+            node[own_name] = ProjectionDimensionNumbers(
+                leaf.axes.reduction, leaf.axes.output, view=row.verdict
+            )
+        node.reasons[own_name] = f"detected: {row.summary}"
+    return layout

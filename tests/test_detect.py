@@ -1,0 +1,389 @@
+"""Each weight of a loss made of known terms is judged as its term says."""
+
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from optax_adamp import (
+    ProjectionDimensionNumbers,
+    _evidence,
+    adamp,
+    detect_scale_invariance,
+)
+
+INPUTS, CHANNELS, BATCH = 6, 8, 32
+KERNEL = ProjectionDimensionNumbers(-2, -1)
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def by_channel(x, w):
+    """As before a batch normalization."""
+    return jax.nn.standardize(x @ w, axis=0)
+
+
+def as_layer(x, w):
+    """As before a layer normalization."""
+    return jax.nn.standardize(x @ w, axis=-1)
+
+
+def linear(x, w):
+    return x @ w
+
+
+def stack(*layers):
+    def outputs(x, w):
+        return jnp.stack([layer(x, w[i]) for i, layer in enumerate(layers)])
+
+    return outputs
+
+
+# What becomes of each kernel, the view that must be found, and what the remark says.
+TERMS = {
+    "channel": (by_channel, "channel", ""),
+    "layer": (as_layer, "layer", ""),
+    "neither": (linear, "neither", ""),
+    "partly": (
+        lambda x, w: jnp.concatenate([by_channel(x, w[:, :3]), x @ w[:, 3:]], axis=1),
+        "mixed",
+        "only 3 of 8 channels always pass",
+    ),
+    "dead_unit": (
+        lambda x, w: by_channel(x, w)[:, 1:],
+        "mixed",
+        "1 of 8 channels have a gradient in fewer than 4 batches, the others pass",
+    ),
+    "unreached": (lambda x, w: 0 * linear(x, w), "unknown", "no gradient in 8 batches"),
+    "zeros": (as_layer, "layer", "its weights are all zero"),
+    "tiny": (by_channel, "neither", ""),
+    "same": (stack(as_layer, as_layer, as_layer), "layer", ""),
+    "other": (
+        stack(as_layer, linear, as_layer),
+        "mixed",
+        "batch elements differ: [0, 2] layer; [1] neither",
+    ),
+    "both": (
+        stack(by_channel, as_layer, by_channel),
+        "layer",
+        "batch elements differ: [0, 2] channel; [1] layer",
+    ),
+}
+STACKED = ("same", "other", "both")
+BIASED = "the layer view passes by far at the given weights, but only in"
+
+
+def initial_params():
+    params = {
+        name: normal(i, *((3,) if name in STACKED else ()), INPUTS, CHANNELS)
+        for i, name in enumerate(TERMS)
+    }
+    # The square of these is as small as a norm's eps.
+    params["tiny"] *= 1e-3
+    params["zeros"] *= 0
+    return {
+        "terms": params,
+        "biased": {"kernel": normal(20, INPUTS, CHANNELS), "bias": jnp.zeros(CHANNELS)},
+        "sometimes": {"five": normal(21, INPUTS, CHANNELS), "three": normal(22, 6, 8)},
+        "spoiled": normal(23, INPUTS, CHANNELS),
+        "complex": normal(24, INPUTS, CHANNELS) + 1j * normal(25, INPUTS, CHANNELS),
+        "count": jnp.arange(4),
+        "empty": jnp.zeros((0, 3)),
+        "absent": None,
+    }
+
+
+def batches(count=8):
+    for k in range(count):
+        yield {
+            "x": normal(100 + k, BATCH, INPUTS),
+            "five": float(k < 5),
+            "three": float(k < 3),
+            "spoil": np.nan if k == 6 else 1.0,
+        }
+
+
+def distance(outputs):
+    """Some loss that depends on every output in a way of its own."""
+    return jnp.mean(jnp.square(outputs - normal(99, *outputs.shape)))
+
+
+def loss_fn(params, batch):
+    x = batch["x"]
+    total = sum(distance(TERMS[name][0](x, w)) for name, w in params["terms"].items())
+    biased, sometimes = params["biased"], params["sometimes"]
+    pre_norm = x @ biased["kernel"] + biased["bias"]
+    total += distance(jax.nn.standardize(pre_norm))
+    for name, w in sometimes.items():
+        total += batch[name] * distance(as_layer(x, w))
+    total += batch["spoil"] * distance(linear(x, params["spoiled"]))
+    z = params["complex"]
+    unit = z / jnp.sqrt(jnp.sum(jnp.abs(z) ** 2, axis=0))
+    return total + distance(jnp.real(x @ unit))
+
+
+def specs():
+    """Stacked kernels have an axis in front."""
+    return {**dict.fromkeys(initial_params(), KERNEL), "count": None, "empty": KERNEL}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return detect_scale_invariance(
+        loss_fn, initial_params(), batches(), dimension_numbers=specs(), verify=True
+    )
+
+
+EXPECTED = {
+    **{
+        f"terms/{name}": (verdict, remark)
+        for name, (_, verdict, remark) in TERMS.items()
+    },
+    "biased/kernel": ("mixed", BIASED),
+    "biased/bias": ("not tested", ""),
+    "sometimes/five": ("layer", "no gradient in 3 batches"),
+    "sometimes/three": ("unknown", "no gradient in 5 batches"),
+    "spoiled": ("mixed", "the gradient is not finite in 1 batch"),
+    "complex": ("channel", ""),
+    "count": ("not tested", "no gradient reaches arrays of int32"),
+    "empty": ("not tested", ""),
+}
+
+
+@pytest.mark.parametrize("path", EXPECTED)
+def test_verdict(found, path):
+    verdict, remark = EXPECTED[path]
+    row = next(row for row in found.evidence if row.path == path)
+    assert row.verdict == verdict, row
+    assert row.remark.startswith(remark), row
+    assert bool(row.remark) == bool(remark), row
+    assert (row.remark in str(found.evidence)) or not remark
+
+
+def test_every_parameter_has_a_row_and_a_spec(found):
+    assert {row.path for row in found.evidence} == EXPECTED.keys()
+    for path, (verdict, _) in EXPECTED.items():
+        *above, name = path.split("/")
+        node = found
+        for key in above:
+            node = node[key]
+        if verdict in ("channel", "layer"):
+            stacked = name in STACKED
+            expected = ((1,), (2,), verdict) if stacked else ((0,), (1,), verdict)
+            assert node[name] == ProjectionDimensionNumbers(*expected)
+            assert node.reasons[name].startswith(f"detected: {verdict}, ")
+        else:
+            assert node[name] is None
+    assert found["terms"].reasons["layer"] == "detected: layer, 8 of 8 batches"
+
+
+def test_scaling_confirms_what_was_found(found):
+    for row in found.evidence:
+        assert (row.loss_change is not None) == (row.verdict in ("channel", "layer"))
+        if row.loss_change is not None and not row.path.endswith("spoiled"):
+            assert row.loss_change < 1e-4, row
+
+
+def small_loss(params, batch):
+    return distance(by_channel(batch, params["first"])) + distance(
+        as_layer(batch, params["second"]) @ params["head"]
+    )
+
+
+def small_params():
+    return {
+        "first": normal(0, 6, 8),
+        "second": normal(1, 6, 8),
+        "head": normal(2, 8, 3),
+    }
+
+
+def small_batches(count=8):
+    return (normal(k, BATCH, INPUTS) for k in range(count))
+
+
+def detect_small(**arguments):
+    return detect_scale_invariance(
+        small_loss, small_params(), small_batches(), **arguments
+    )
+
+
+def test_steps_are_those_of_the_specs_written_out():
+    found = detect_small()
+    written = {
+        "first": KERNEL._replace(view="channel"),
+        "second": KERNEL._replace(view="layer"),
+        "head": None,
+    }
+    params = small_params()
+    # A gradient along the weights: whoever tests it projects nothing.
+    grads = jax.tree.map(lambda w: w + 0.1 * w**2, params)
+
+    def step(specs, wrap=lambda factory: factory):
+        tx = wrap(adamp)(0.1, weight_decay=0.1, dimension_numbers=specs)
+        return tx.update(grads, tx.init(params), params)[0]
+
+    expected = step(written)
+    chex.assert_trees_all_close(step(found), expected, rtol=1e-4)
+    chex.assert_trees_all_close(
+        step(found, optax.inject_hyperparams), expected, rtol=1e-4
+    )
+    chex.assert_trees_all_close(
+        step(jax.tree.map(lambda axis: axis, found)), expected, rtol=1e-4
+    )
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(step(None), expected, rtol=1e-2)
+
+
+def test_the_seed_decides_where_weights_are_perturbed():
+    one, again, other = (detect_small(seed=seed).evidence for seed in (1, 1, 2))
+    assert one.rows == again.rows
+    assert one.rows != other.rows
+    assert [row.verdict for row in one] == [row.verdict for row in other]
+
+
+def test_one_trace_for_all_batches():
+    counted = chex.assert_max_traces(small_loss, n=1)
+    detect_scale_invariance(counted, small_params(), small_batches())
+
+
+def test_one_batch_is_taken_at_the_given_weights():
+    weight, gradient = np.asarray(normal(0, 6, 8)), np.asarray(normal(1, 6, 8))
+    found = detect_scale_invariance(
+        lambda params, batch: jnp.sum(params["w"] * batch),
+        {"w": weight},
+        [gradient],
+        num_batches=1,
+        delta=0.2,
+    )
+
+    def cosine(g, w):
+        return abs(np.sum(g * w)) / np.linalg.norm(g) / np.linalg.norm(w)
+
+    (row,) = found.evidence
+    channels = max(map(cosine, gradient.T, weight.T))
+    np.testing.assert_allclose(row.channel_cosine, channels * 6**0.5 / 0.2, rtol=1e-5)
+    layer = cosine(gradient, weight) * 48**0.5 / 0.2
+    np.testing.assert_allclose(row.layer_cosine, layer, rtol=1e-5)
+
+
+def curved(params, batch):
+    """Its gradient at a weight is nearly the same for every batch."""
+    return sum(
+        jnp.sum(jnp.tanh(w * (common + 0.1 * normal(3, *w.shape) * batch)))
+        for w, common in zip(params.values(), constants(params), strict=True)
+    )
+
+
+def constants(params):
+    return [normal(50 + i, *w.shape) for i, w in enumerate(params.values())]
+
+
+def straight(params, batch):
+    """Its gradient is the same for every batch and at every weight."""
+    terms = zip(params.values(), constants(params), strict=True)
+    return sum(jnp.sum(w * g) for w, g in terms) + 0 * batch
+
+
+@pytest.mark.parametrize("loss", [straight, curved])
+def test_what_is_not_scale_invariant_is_not_found_by_chance(loss):
+    # Each batch element is a weight of its own. The promise, one in 10,000, makes 0.6
+    # false ones of these; tested at the given weights alone, hundreds would pass.
+    shapes = ((2, 3), (16, 4), (7, 1))
+    params = {str(i): normal(i, 2000, *shape) for i, shape in enumerate(shapes)}
+    found = detect_scale_invariance(
+        loss, params, np.arange(8.0), dimension_numbers=KERNEL
+    )
+    for row in found.evidence:
+        assert not re.search(r"\] (channel|layer)", row.remark), row
+        assert row.verdict not in ("channel", "layer")
+
+
+def sums_with(ratios, delta=0.1):
+    """One channel of 25 numbers, with cosines of so many thresholds in the batches.
+
+    None is a gradient of zeros.
+    """
+    gg = np.array([ratio is not None for ratio in ratios], float)
+    gw = np.array([ratio or 0 for ratio in ratios], float) * delta / 5
+    shape = (len(ratios), 1, 1)
+    return _evidence.Sums(gw.reshape(shape), gg.reshape(shape), np.ones(shape), 25, ())
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [
+        ([0.9] * 8, "channel"),
+        ([-0.9] * 8, "channel"),
+        ([-1.1] * 8, "neither"),
+        ([0.9] * 3 + [None] * 3, "unknown"),
+        ([0.9] * 7 + [1.1], "mixed"),
+        ([0.9] * 5 + [1.1] * 3, "mixed"),
+        # Chance explains four of eight with a probability of 0.2 %, above the limit.
+        ([0.9] * 4 + [1.1] * 4, "neither"),
+        ([1e-4] + [1.1] * 7, "mixed"),
+        ([1.1] + [1e-4] + [1.1] * 6, "neither"),
+        ([0.9] * 4 + [None] * 4, "channel"),
+        ([0.9] * 3 + [None] * 5, "unknown"),
+        ([0.9] * 7 + [np.nan], "mixed"),
+        ([0.9] * 7 + [np.inf], "mixed"),
+        ([0.9], "channel"),
+        ([None], "unknown"),
+        ([0.9] * 6 + [None] * 6, "channel"),
+        ([0.9] * 5 + [None] * 7, "unknown"),
+    ],
+)
+def test_rule(ratios, verdict):
+    assert _evidence.weigh(sums_with(ratios), delta=0.1, eps=1e-8).verdict == verdict
+
+
+def test_scaling_can_contradict_the_gradients():
+    def hidden(params, batch):
+        loss = distance(as_layer(batch, params["w"]))
+        return loss + jax.lax.stop_gradient(jnp.sum(params["w"] ** 2))
+
+    params = {"w": normal(0, 6, 8)}
+    found = detect_scale_invariance(hidden, params, small_batches())
+    assert found["w"].view == "layer"
+    found = detect_scale_invariance(hidden, params, small_batches(), verify=True)
+    (row,) = found.evidence
+    assert found["w"] is None
+    assert row.verdict == "mixed"
+    assert row.remark.startswith("the layer view passes in all batches, but scaling")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss_fn": lambda p, x: x @ p["first"]}, r"float32 with shape \(32, 8\)"),
+        ({"loss_fn": lambda p, x: (jnp.sum(p["first"]), x)}, "returned a tuple"),
+        ({"loss_fn": lambda p, x: jnp.argmax(p["first"])}, "int32 with shape"),
+        ({"batches": small_batches(3)}, "needs 8 batches, but got 3"),
+        ({"batches": []}, "needs 8 batches, but got 0"),
+        ({"num_batches": 0}, "num_batches must be at least 1"),
+        ({"delta": 0.0}, "delta must be positive"),
+        ({"eps": -1.0}, "eps must not be negative"),
+        ({"params": {}}, "without arrays"),
+        ({"params": {"first": None}}, "without arrays"),
+        ({"params": jnp.ones((2, 3))}, "lone array"),
+        ({"params": {"a": {"act": jax.nn.relu}}}, "no array at a/act"),
+        ({"params": jax.eval_shape(small_params)}, "first has only a shape"),
+        ({"params": nnx.Linear(2, 3, rngs=nnx.Rngs(0))}, "got a model, Linear"),
+        ({"dimension_numbers": {"first": KERNEL}}, "no entry for head"),
+    ],
+)
+def test_bad_input(arguments, message):
+    usual = {
+        "loss_fn": small_loss,
+        "params": small_params(),
+        "batches": small_batches(),
+    }
+    with pytest.raises(ValueError, match=message):
+        detect_scale_invariance(**{**usual, **arguments})
