@@ -35,22 +35,56 @@ def test_wheel_contains_the_package_and_nothing_else(tmp_path):
     assert "optax_adamp/py.typed" in installed
 
 
+# Modules that are about Flax, and imported only for its models.
+ABOUT_FLAX = ("_linen.py", "_linen_layers.py", "_nnx.py")
+
+
+def library_files():
+    """The package without its demonstrations, which have an extra of their own."""
+    return [
+        path
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__main__.py" and path.parent.name != "_demo"
+    ]
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
 def test_the_library_imports_public_names_of_jax_and_optax_only():
-    for path in PACKAGE.glob("_*.py"):
-        if path.name == "__main__.py":
-            continue  # The demonstration, which has its own extra.
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = []
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                modules = [node.module or ""]
-            for module in modules:
-                root, *parts = module.split(".")
-                known = sys.stdlib_module_names | {"jax", "optax", "optax_adamp"}
-                assert root in known, f"{path.name} imports {module}"
-                private = any(part.startswith("_") for part in parts)
-                assert root == "optax_adamp" or not private, f"{path.name}: {module}"
+    # jax returns NumPy arrays, and so cannot be without it.
+    known = sys.stdlib_module_names | {"jax", "numpy", "optax", "optax_adamp"}
+    for path in library_files():
+        for module in imported_modules(path):
+            root, *parts = module.split(".")
+            is_known = root in known or (root == "flax" and path.name in ABOUT_FLAX)
+            assert is_known, f"{path.name} imports {module}"
+            private = any(part.startswith("_") for part in parts)
+            assert root == "optax_adamp" or not private, f"{path.name}: {module}"
+
+
+def test_flax_is_imported_for_its_models_only():
+    code = """
+import sys
+import jax
+import optax_adamp
+
+params = {"w": jax.numpy.ones((2, 3))}
+optax_adamp.describe(params, optax_adamp.layouts.haiku)
+optax_adamp.measure(params, params)
+optax_adamp.detect_scale_invariance(
+    lambda params, batch: params["w"].sum() * batch, params, [1.0], num_batches=1
+)
+assert "flax" not in sys.modules
+optax_adamp.layouts.from_nnx
+assert "flax" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_attributes_are_public_too():
@@ -59,5 +93,7 @@ def test_attributes_are_public_too():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 private = node.attr.startswith("_") and not node.attr.endswith("__")
-                replace = node.attr == "_replace"  # Public, for named tuples.
-                assert not private or replace, f"{path.name}:{node.lineno} {node.attr}"
+                public = ("_replace", "_asdict")  # Of named tuples, they are.
+                assert not private or node.attr in public, (
+                    f"{path.name}:{node.lineno} {node.attr}"
+                )
