@@ -1,7 +1,5 @@
 """What the tests of single layers share: arrays, losses and PyTorch's order."""
 
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,8 +80,7 @@ def assert_layer_steps_as_in_pytorch(
         ]
         return loss_fn(params) + sum(map(_scale_invariant, vectors))
 
-    with _little_optimization():
-        history = layout_steps.train(loss_of_all, params, dimension_numbers)
+    history = layout_steps.train(loss_of_all, params, dimension_numbers)
     layout_steps.assert_steps_are_those_of_pytorch(
         history, cuts, dict.fromkeys(cuts, view)
     )
@@ -94,13 +91,3 @@ def _scale_invariant(vector):
     axis = -1 if vector.ndim and vector.shape[-1] > 1 else None
     unit = vector / jnp.sqrt(jnp.sum(vector**2, axis, keepdims=True))
     return fit(unit)
-
-
-@contextlib.contextmanager
-def _little_optimization():
-    """Compiling takes far longer than the few steps that follow."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -87,22 +86,6 @@ def assert_steps_are_those_of_pytorch(
             if importlib.util.find_spec("torch"):
                 expected = _replay_torch(start, grads)
                 np.testing.assert_allclose(end, expected, rtol=2e-5, atol=2e-6)
-
-
-def normalized_loss(outputs: jax.Array, channel_axes: tuple[int, ...]) -> jax.Array:
-    """A loss of outputs standardized per channel: the layer is scale-invariant.
-
-    Args:
-      outputs: What a layer returned for a batch.
-      channel_axes: The axes that index its channels, and whatever else is normalized
-        by itself, such as stacked layers. Negative ones count from the end.
-    """
-    kept = {axis % outputs.ndim for axis in channel_axes}
-    rest = tuple(axis for axis in range(outputs.ndim) if axis not in kept)
-    centered = outputs - jnp.mean(outputs, rest, keepdims=True)
-    unit = centered / jnp.sqrt(jnp.mean(centered**2, rest, keepdims=True))
-    targets = jax.random.normal(jax.random.key(5), outputs.shape)
-    return jnp.mean(jnp.square(jnp.tanh(unit) - targets))
 
 
 def _by_path(trees: list[Any]) -> dict[str, list[np.ndarray]]:

@@ -1,7 +1,12 @@
 """README's code runs as it stands, and its promises are those that CI keeps."""
 
+import contextlib
+import io
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -16,13 +21,48 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
+class Run(NamedTuple):
+    """All Python blocks, run in order."""
+
+    names: dict[str, Any]  # What is left.
+    outputs: list[tuple[str, str]]  # What was printed, and what README shows of it.
+
+
 @pytest.fixture(scope="module")
-def namespace():
-    """The names that are left when all Python blocks have run in order."""
-    names = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
-    return names
+def run():
+    names, outputs = {}, []
+    for code, shown in re.findall(
+        r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", README, re.DOTALL | re.M
+    ):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, "README.md", "exec"), names)
+        outputs.append((printed.getvalue(), shown))
+    return Run(names, outputs)
+
+
+@pytest.fixture
+def namespace(run):
+    return run.names
+
+
+def test_outputs_are_real(run):
+    for printed, shown in run.outputs:
+        words, expected = printed.split(), shown.split()
+        assert len(words) == len(expected)
+        for word, other in zip(words, expected, strict=True):
+            assert word == other or are_near(word, other), (word, other)
+
+
+def are_near(word, other):
+    """Whether two words are numbers of one size: rounding noise depends on hardware."""
+    numbers = [w.strip("{}',") for w in (word, other)]
+    if not all(
+        re.fullmatch(r"[\d.]+(e[+-]\d+)?", n) and not n.isdecimal() for n in numbers
+    ):
+        return False
+    a, b = map(float, numbers)
+    return 0.1 < a / b < 10
 
 
 def test_loops_train(namespace):
@@ -64,7 +104,7 @@ def test_dimension_numbers_project_the_channels_they_name(namespace):
 
     noise = jax.tree.map(lambda w: jnp.roll(w, 1), params)
     grads = {name: u - radial(name, u) for name, u in noise.items()}
-    tx = namespace["tx"]
+    tx = namespace["by_hand"]
     updates, _ = tx.update(grads, tx.init(params), params)
     left = {
         name: float(jnp.max(jnp.abs(radial(name, u)) / 1e-3))
@@ -80,3 +120,36 @@ def test_ci_runs_the_commands_to_the_letter():
     for command in commands.splitlines():
         install, _, _ = command.partition(" && ")
         assert f"readme_command '{install}'" in script
+
+
+def test_tests_named_beside_modules_exist():
+    """A table's heading names the file of a column; other cells name the file too."""
+    (tables,) = re.findall(r"<details>\n(.*?)</details>", README, re.DOTALL)
+    heading, *rows = [
+        line.strip("| ").split(" | ") for line in tables.splitlines() if line[:1] == "|"
+    ]
+    files = [re.findall(r"`(.*?)`", cell) for cell in heading]
+    named = set()
+    for row in rows:
+        for file, cell in zip(files, row, strict=False):
+            for test in re.findall(r"`(test_.*?)`", cell):
+                named.add(test if "::" in test else f"{file[0]}::{test}")
+    collected = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--collect-only",
+            "--numprocesses=0",
+            "-q",
+            *{n.split("::")[0] for n in named},
+        ],
+        cwd=CHECKOUT / "tests",
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    known = {line.removeprefix("tests/") for line in collected.splitlines()}
+    known |= {test.partition("[")[0] for test in known}
+    assert len(named) > 90
+    assert not named - known
