@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from optax_adamp import ProjectionDimensionNumbers, adamp, layouts
+from optax_adamp import ProjectionDimensionNumbers, layouts
 from optax_adamp._demo import data
 
 BATCH_SIZE, LEARNING_RATE = 64, 3e-3
@@ -102,13 +102,16 @@ def axis_0(network: Network) -> Any:
 
 
 def train(
-    network: Network, dimension_numbers: Any, observe: Callable[..., Any], steps: int
+    network: Network,
+    tx: optax.GradientTransformation,
+    observe: Callable[..., Any],
+    steps: int,
 ) -> Any:
-    """Trains with AdamP, and observes every step.
+    """Trains, and observes every step.
 
     Args:
       network: The network.
-      dimension_numbers: Those of the optimizer.
+      tx: The optimizer.
       observe: From grads, params and updates to a tree of arrays.
       steps: How many.
 
@@ -118,7 +121,6 @@ def train(
     images, labels = _images(), jnp.asarray(data.load().train_labels)
     variables = init(network)
     params, others = variables.pop("params"), variables
-    tx = adamp(LEARNING_RATE, dimension_numbers=dimension_numbers)
 
     def loss_fn(params: Any, batch: jax.Array) -> jax.Array:
         logits, _ = network.module.apply(

@@ -18,6 +18,7 @@ from optax_adamp._demo.layout_trap import (
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = {"channel": "#0072B2", "layer": "#E69F00", "none": "#DDDDDD"}
+LINES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-"))
 LABELS = {
     "channel": "projected channel by channel",
     "layer": "projected as one layer",
@@ -43,16 +44,16 @@ def save_shares(trained: dict[str, list[Leaf]], path: Path) -> None:
 
 
 def save_curves(curves: dict[str, dict[str, np.ndarray]], path: Path) -> None:
-    """Draws one panel a metric, with a line for each layout."""
+    """Draws one panel a metric, with a line for each optimizer."""
     with matplotlib.style.context("default"):
         figure = Figure(figsize=(10, 2.8), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         panels = dict(zip(METRICS, figure.subplots(1, len(METRICS)), strict=True))
-        for (title, metrics), color in zip(
-            curves.items(), (COLORS["channel"], "#D55E00"), strict=True
-        ):
+        for (title, metrics), (color, style) in zip(curves.items(), LINES, strict=True):
             for metric, values in metrics.items():
-                panels[metric].plot(values, color=color, label=title, linewidth=1)
+                panels[metric].plot(
+                    values, color=color, linestyle=style, label=title, linewidth=1
+                )
         for metric, axes in panels.items():
             axes.set_title(METRICS[metric], loc="left", fontsize="medium")
             axes.set_xlabel("step")
@@ -63,7 +64,7 @@ def save_curves(curves: dict[str, dict[str, np.ndarray]], path: Path) -> None:
         panels["channel_step"].set_yscale("log")
         handles, labels = panels["weight_norm"].get_legend_handles_labels()
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=2, frameon=False
+            handles, labels, loc="outside lower center", ncols=3, frameon=False
         )
         figure.savefig(path, format="png")
 

@@ -6,8 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_adamp import measure
-from optax_adamp._demo.layout_networks import Network, axis_0, from_modules, init, train
+from optax_adamp import adamp, measure
+from optax_adamp._demo.layout_networks import (
+    LEARNING_RATE,
+    Network,
+    axis_0,
+    from_modules,
+    init,
+    train,
+)
 
 STEPS = 300
 
@@ -44,13 +51,14 @@ def compare(network: Network) -> list[Leaf]:
       All parameters with two or more axes: the others are projected in no layout.
     """
     layouts = from_modules(network), axis_0(network)
+    tx = adamp(LEARNING_RATE, dimension_numbers=layouts[0])
     shapes = _shapes(init(network)["params"])
 
     def observe(grads: Any, params: Any, updates: Any) -> list[dict[str, Any]]:
         del updates
         return [_projected(grads, params, layout, shapes) for layout in layouts]
 
-    observed = train(network, layouts[0], observe, STEPS)
+    observed = train(network, tx, observe, STEPS)
     right, naive = jax.tree.map(lambda share: float(jnp.mean(share)), observed)
     return [
         Leaf(
