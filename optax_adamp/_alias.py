@@ -72,8 +72,8 @@ def adamp(
       delta: Threshold of the cosine test. 0 projects nothing, which is AdamW.
       wd_ratio: Factor on the weight decay of projected parameters.
       dimension_numbers: Which axes of a parameter form a channel, see
-        :func:`scale_by_projection`. By default the last axis is the output, as in Flax
-        and Haiku.
+        :func:`scale_by_projection` and :mod:`optax_adamp.layouts`. By default the last
+        axis is the output, as in Flax and Haiku.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`.
@@ -185,8 +185,8 @@ def sgdp(
       delta: Threshold of the cosine test. 0 projects nothing.
       wd_ratio: Factor on the weight decay of projected parameters.
       dimension_numbers: Which axes of a parameter form a channel, see
-        :func:`scale_by_projection`. By default the last axis is the output, as in Flax
-        and Haiku.
+        :func:`scale_by_projection` and :mod:`optax_adamp.layouts`. By default the last
+        axis is the output, as in Flax and Haiku.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`.

@@ -7,6 +7,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from optax_adamp._checks import (
+    check_array,
+    dtype_of,
+    has_gradient,
+    refuse_model,
+)
 from optax_adamp._dimension_numbers import (
     DimensionNumbers,
     Resolution,
@@ -164,44 +170,6 @@ def describe(params: Any, dimension_numbers: DimensionNumbers | None = None) -> 
         if leaf is not None
     ]
     return Table(rows, _COLUMNS, [_total(rows), *_warnings(rows)])
-
-
-def refuse_model(params: Any, *, function: str) -> None:
-    """Raises an error for a Flax model, which holds more than its params.
-
-    It is known by the names of its classes, so that Flax need not be imported.
-    """
-    for cls in type(params).__mro__:
-        library = cls.__module__.split(".")[:2]
-        if cls.__name__ == "Module" and library in (["flax", "nnx"], ["flax", "linen"]):
-            way = {
-                "nnx": "nnx.state(model, nnx.Param)",
-                "linen": 'module.init(...)["params"]',
-            }[library[1]]
-            raise ValueError(
-                f"{function} needs the params, but got a model, "
-                f"{type(params).__name__}. Pass {way}."
-            )
-
-
-def check_array(names: Names, leaf: Any, *, argument: str) -> None:
-    """Raises an error for a leaf that has neither a shape nor is a number."""
-    if not hasattr(leaf, "shape") and not isinstance(leaf, int | float | complex):
-        raise ValueError(
-            f"{argument} has no array at {format_path(names)}, but a "
-            f"{type(leaf).__name__}. Keep arrays only; for Equinox, "
-            "eqx.filter(model, eqx.is_inexact_array)."
-        )
-
-
-def dtype_of(leaf: Any) -> Any:
-    """The dtype of an array, of what stands for one, or of a number."""
-    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
-
-
-def has_gradient(leaf: Any) -> bool:
-    """Whether an array is real or complex: integers and keys are no weights."""
-    return jnp.issubdtype(dtype_of(leaf), jnp.inexact)
 
 
 def _describe_leaf(names: Names, leaf: Any, resolution: Resolution) -> Description:

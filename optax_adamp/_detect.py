@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_adamp._describe import check_array, dtype_of, has_gradient, refuse_model
+from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
 from optax_adamp._dimension_numbers import (
     DimensionNumbers,
     Resolution,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optax_adamp._describe import check_array, dtype_of, has_gradient, refuse_model
+from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
 from optax_adamp._dimension_numbers import (
     DimensionNumbers,
     resolve_dimension_numbers,

@@ -82,13 +82,15 @@ def scale_by_projection(
         booleans, `True` for leaves/subtrees you want to apply the weight decay to, and
         `False` for those you want to skip. It does not affect the projection.
       dimension_numbers: Which axes of a parameter form a channel: one
-        :class:`ProjectionDimensionNumbers`, a tree (or prefix tree) of them in which
-        `None` means not projected, or a Callable that returns such a tree given the
+        :class:`ProjectionDimensionNumbers`, a rule or a tree of
+        :mod:`optax_adamp.layouts`, a tree (or prefix tree) of specs and rules in which
+        `None` means not projected, or a Callable that returns one of these given the
         params. Anything with the attributes `reduction_axis` and `output_axis` is
-        taken, such as Optax's `MuonDimensionNumbers`. By default the last axis is the
-        output, as in Flax and Haiku, and all others are reduced. Both the default and a
-        spec above a parameter in the tree pass over what has fewer than two axes or is
-        named `bias` or `scale`; a spec at a parameter's own place is always used.
+        taken for a spec, such as Optax's `MuonDimensionNumbers`. By default the last
+        axis is the output, as in Flax and Haiku, and all others are reduced. Both the
+        default and a spec above a parameter in the tree pass over what has fewer than
+        two axes or is named `bias` or `scale`; a spec at a parameter's own place is
+        always used. :func:`describe` shows what comes of it.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is

@@ -30,7 +30,7 @@ def save_shares(trained: dict[str, list[Leaf]], path: Path) -> None:
     """Draws one panel a network: a bar for each way to take the axes."""
     # Neither pyplot nor the user's style: their settings stay as they are.
     with matplotlib.style.context("default"):
-        figure = Figure(figsize=(10, 2.6), dpi=150, layout="constrained")
+        figure = Figure(figsize=(10, 2.6), dpi=100, layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, len(trained), sharey=True)
         for axes, (name, leaves) in zip(panels, trained.items(), strict=True):
@@ -46,7 +46,7 @@ def save_shares(trained: dict[str, list[Leaf]], path: Path) -> None:
 def save_curves(curves: dict[str, dict[str, np.ndarray]], path: Path) -> None:
     """Draws one panel a metric, with a line for each optimizer."""
     with matplotlib.style.context("default"):
-        figure = Figure(figsize=(10, 2.8), dpi=150, layout="constrained")
+        figure = Figure(figsize=(10, 2.8), dpi=100, layout="constrained")
         FigureCanvasAgg(figure)
         panels = dict(zip(METRICS, figure.subplots(1, len(METRICS)), strict=True))
         for (title, metrics), (color, style) in zip(curves.items(), LINES, strict=True):
