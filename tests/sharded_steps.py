@@ -1,8 +1,8 @@
 """Parameters cut along any of their axes, and the steps that they take in one piece.
 
-Each gradient leads to a known outcome, but only to who sees whole vectors: what makes
-it orthogonal to the weight cancels between the ends of a channel, and two channels
-decide for all.
+Each gradient leads to a known outcome, but only to who sees whole vectors and knows
+their length: it is nearly orthogonal to the weight in no part of a channel, one channel
+decides for all, and no cosine is far from its threshold.
 """
 
 import functools
@@ -168,21 +168,35 @@ def whole(optimizer, tree="even"):
 
 
 def draw_gradient(rng, weight, spec, outcome):
+    """A gradient whose cosines are a fifth below or a fourth above the thresholds."""
     noise = rng.normal(size=weight.shape)
     if spec is None:
         return noise.astype(np.float32)
     g, w = (to_vectors(array, spec) for array in (noise, weight.astype(np.float64)))
-    squares = np.sum(w * w, axis=-1, keepdims=True)
-    g -= w * np.sum(g * w, axis=-1, keepdims=True) / squares
+    g -= w * np.sum(g * w, axis=-1, keepdims=True) / np.sum(w * w, -1, keepdims=True)
     for element in range(len(g)):
-        of_element = outcome_of(outcome, element)
-        second, first = np.argsort(squares[element, :, 0])[-2:]
-        if of_element != "channel":
-            g[element, first] += 3 * w[element, first]
-        if of_element == "layer":
-            ratio = squares[element, first] / squares[element, second]
-            g[element, second] -= 3 * ratio * w[element, second]
+        products = radial_products(g[element], w[element], outcome_of(outcome, element))
+        g[element] += (
+            w[element] * (products / np.sum(w[element] ** 2, axis=-1))[:, None]
+        )
     return from_vectors(g, weight.shape, spec).astype(np.float32)
+
+
+def radial_products(g, w, outcome):
+    """What the inner product of each channel must be, given that it is zero."""
+    channels, length = w.shape
+    of_channel = np.linalg.norm(g, axis=-1) * np.linalg.norm(w, axis=-1)
+    of_channel *= DELTA / np.sqrt(length)
+    of_layer = np.linalg.norm(g) * np.linalg.norm(w) * DELTA / np.sqrt(w.size)
+    if outcome == "channel":
+        return 0.8 * of_channel
+    products = np.zeros(channels)
+    if outcome == "layer":
+        products[0] = 1.25 * of_channel[0]
+        products[1:] = (0.8 * of_layer - products[0]) / (channels - 1)
+    else:
+        products[0] = 1.25 * of_layer
+    return products
 
 
 def outcome_of(first, element):
