@@ -31,7 +31,7 @@ def main(job):
         coordinator_bind_address=job.address,
         initialization_timeout=60,
     )
-    mesh = jax.make_mesh((2, 2), ("x", "y"))
+    mesh = steps.make_mesh((2, 2))
     assert len(jax.local_devices()) == 4 // job.processes
     data = np.load(job.data)
 
@@ -49,12 +49,8 @@ def main(job):
     tx = steps.make_optimizer(adamp, numbers)
     step = steps.make_step(tx)
     everywhere = NamedSharding(mesh, P())
-    with (
-        jax.set_mesh(mesh),
-        ocp.CheckpointManager(
-            job.checkpoints, options=ocp.CheckpointManagerOptions(save_interval_steps=2)
-        ) as checkpoints,
-    ):
+    options = ocp.CheckpointManagerOptions(save_interval_steps=2)
+    with ocp.CheckpointManager(job.checkpoints, options=options) as checkpoints:
         params = read("params")
         # The step count, which is made here, belongs to all devices as well.
         state = jax.tree.map(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import optax_adamp
@@ -93,6 +94,11 @@ MESHES = {
         "bias": [P(("x", "y"))],
     },
 }
+
+
+def make_mesh(shape, axis_type=AxisType.Auto):
+    names = ("x", "y", "z")[: len(shape)]
+    return jax.make_mesh(shape, names, axis_types=(axis_type,) * len(shape))
 
 
 def partition_specs(mesh_shape):

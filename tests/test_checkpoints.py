@@ -5,7 +5,7 @@ import jax
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import sharded_steps as steps
@@ -29,9 +29,7 @@ def sharding(place, ndim):
     if PLACES[place] is None:
         return jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shape, spec = PLACES[place]
-    axis_types = (AxisType.Auto,) * len(shape)
-    mesh = jax.make_mesh(shape, ("x", "y", "z")[: len(shape)], axis_types=axis_types)
-    return NamedSharding(mesh, spec if ndim else P())
+    return NamedSharding(steps.make_mesh(shape), spec if ndim else P())
 
 
 def put(tree, place):

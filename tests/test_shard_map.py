@@ -13,13 +13,6 @@ from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import adamp, scale_by_projection, sgdp
 
 
-def make_mesh(shape):
-    names = ("x", "y", "z")[: len(shape)]
-    return jax.make_mesh(
-        shape, names, axis_types=(jax.sharding.AxisType.Auto,) * len(shape)
-    )
-
-
 def specs_of_state(tx, params, specs):
     return optax.tree.map_params(
         tx,
@@ -76,7 +69,7 @@ def test_steps(optimizer, mesh_shape, check_vma):
         steps.copies(whole.params[0], mesh_shape),
         [steps.copies(grads, mesh_shape) for grads in whole.grads],
         specs,
-        make_mesh(mesh_shape),
+        steps.make_mesh(mesh_shape),
         check_vma=check_vma,
     )
 
@@ -91,14 +84,19 @@ def test_steps(optimizer, mesh_shape, check_vma):
 KERNEL = "dense to layer"
 
 
-def run_kernel(params_spec, *, partition_specs, mesh_shape=(4, 2), **arguments):
+def run_kernel(params_spec, *, partition_specs, **arguments):
     """One kernel through shard_map, with the distance from its whole steps."""
     whole = steps.whole(adamp)
     tx = steps.make_optimizer(adamp, Spec(0, 1), partition_specs=partition_specs)
     grads = [{"kernel": grads[KERNEL]} for grads in whole.grads]
     params = {"kernel": jnp.asarray(whole.params[0][KERNEL])}
     *_, last = run_parts(
-        tx, params, grads, {"kernel": params_spec}, make_mesh(mesh_shape), **arguments
+        tx,
+        params,
+        grads,
+        {"kernel": params_spec},
+        steps.make_mesh((4, 2)),
+        **arguments,
     )
     return float(jnp.max(jnp.abs(last["kernel"] - whole.params[-1][KERNEL])))
 
@@ -154,7 +152,7 @@ def test_unprojected_parameters_need_no_specs():
     specs = {"bias": P("x"), "kernel": P()}
     tx = adamp(0.1, weight_decay=0.1)
 
-    (updated,) = run_parts(tx, params, [params], specs, make_mesh((8,)))
+    (updated,) = run_parts(tx, params, [params], specs, steps.make_mesh((8,)))
 
     updates, _ = tx.update(params, tx.init(params), params)
     expected = optax.apply_updates(params, updates)
@@ -166,7 +164,7 @@ def test_stages_with_parameters_of_their_own():
     whole = steps.whole(adamp)
     spec = P("x")
     tx = steps.make_optimizer(adamp, Spec(1, 2), partition_specs=spec)
-    mesh = make_mesh((8,))
+    mesh = steps.make_mesh((8,))
     params = jnp.asarray(whole.params[0]["stack"])
 
     run = run_parts(tx, params, [g["stack"] for g in whole.grads], spec, mesh)
@@ -187,7 +185,7 @@ def test_stages_with_parameters_of_their_own():
 )
 def test_collectives(spec, at_most):
     """One for the channels that are cut, one for the layer, whatever the depth."""
-    mesh = make_mesh((4, 2))
+    mesh = steps.make_mesh((4, 2))
     assert count_collectives(Spec(0, 1), (16, 8), spec, mesh) == at_most
 
 
@@ -230,7 +228,7 @@ def test_accumulated_gradients():
     params = {"kernel": jnp.asarray(whole.params[0][KERNEL])}
     grads = [{"kernel": grads[KERNEL]} for grads in whole.grads for _ in range(2)]
 
-    run = run_parts(tx, params, grads, spec, make_mesh((4, 2)))
+    run = run_parts(tx, params, grads, spec, steps.make_mesh((4, 2)))
 
     for updated, expected in zip(list(run)[1::2], whole.params[1:], strict=True):
         np.testing.assert_allclose(

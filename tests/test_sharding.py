@@ -14,11 +14,6 @@ import sharded_steps as steps
 from optax_adamp import adamp, sgdp
 
 
-def make_mesh(shape, axis_type):
-    names = ("x", "y", "z")[: len(shape)]
-    return jax.make_mesh(shape, names, axis_types=(axis_type,) * len(shape))
-
-
 def assert_sharded(tree, expected):
     """Every device holds the part that it should, whatever the spec is written as."""
 
@@ -43,7 +38,7 @@ def assert_sharded(tree, expected):
 )
 def test_steps(optimizer, mesh_shape, axis_type):
     whole = steps.whole(optimizer)
-    mesh = make_mesh(mesh_shape, axis_type)
+    mesh = steps.make_mesh(mesh_shape, axis_type)
     shardings = jax.tree.map(
         lambda spec: NamedSharding(mesh, spec), steps.partition_specs(mesh_shape)
     )
@@ -73,7 +68,7 @@ def test_steps(optimizer, mesh_shape, axis_type):
 def test_uneven_parts():
     """An array that enters or leaves jit must be cut evenly, but not one inside."""
     whole = steps.whole(adamp, "uneven")
-    mesh = make_mesh((4, 2), AxisType.Auto)
+    mesh = steps.make_mesh((4, 2))
     shardings = {
         name: NamedSharding(mesh, spec) for name, spec in steps.UNEVEN_SPECS.items()
     }
