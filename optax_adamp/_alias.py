@@ -7,6 +7,7 @@ import jax
 import optax
 
 from optax_adamp._dimension_numbers import DimensionNumbers
+from optax_adamp._partition_specs import PartitionSpecs
 from optax_adamp._transform import scale_by_projection, with_gradient
 
 
@@ -24,6 +25,7 @@ def adamp(
     delta: jax.typing.ArrayLike = 0.1,
     wd_ratio: jax.typing.ArrayLike = 0.1,
     dimension_numbers: DimensionNumbers | None = None,
+    partition_specs: PartitionSpecs | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdamP: AdamW with the radial part of updates to scale-invariant weights removed.
 
@@ -74,6 +76,8 @@ def adamp(
       dimension_numbers: Which axes of a parameter form a channel, see
         :func:`scale_by_projection` and :mod:`optax_adamp.layouts`. By default the last
         axis is the output, as in Flax and Haiku.
+      partition_specs: For use inside :func:`jax.shard_map`: how the parameters are cut
+        into the parts that a device sees, see :func:`scale_by_projection`.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`.
@@ -119,6 +123,7 @@ def adamp(
                 weight_decay,
                 mask,
                 dimension_numbers=dimension_numbers,
+                partition_specs=partition_specs,
             ),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -138,6 +143,7 @@ def sgdp(
     delta: jax.typing.ArrayLike = 0.1,
     wd_ratio: jax.typing.ArrayLike = 0.1,
     dimension_numbers: DimensionNumbers | None = None,
+    partition_specs: PartitionSpecs | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGDP: SGD with the radial part of updates to scale-invariant weights removed.
 
@@ -187,6 +193,8 @@ def sgdp(
       dimension_numbers: Which axes of a parameter form a channel, see
         :func:`scale_by_projection` and :mod:`optax_adamp.layouts`. By default the last
         axis is the output, as in Flax and Haiku.
+      partition_specs: For use inside :func:`jax.shard_map`: how the parameters are cut
+        into the parts that a device sees, see :func:`scale_by_projection`.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`.
@@ -245,6 +253,7 @@ def sgdp(
                 _divide_decay(weight_decay, 1 - momentum),
                 mask,
                 dimension_numbers=dimension_numbers,
+                partition_specs=partition_specs,
             ),
             optax.scale_by_learning_rate(learning_rate),
         )

@@ -7,7 +7,7 @@ inner products, and those of the layer are the sums of those of its channels.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,19 +94,20 @@ def view_sums(
     def size(dimensions: tuple[int, ...]) -> int:
         return math.prod(w.shape[axis] for axis in dimensions)
 
-    channel = Sums(
-        gw=inner(g, w),
-        gg=inner(g, g),
-        ww=inner(w, w),
-        uw=inner(u, w),
-        length=size(axes.reduction) * (2 if jnp.iscomplexobj(w) else 1),
+    channel_sums = _over_mesh(
+        (inner(g, w), inner(g, g), inner(w, w), inner(u, w)), axes.reduction_mesh
     )
-    *channel_sums, length = channel
-    layer = Sums(
-        *(jnp.sum(s, axis=axes.output, keepdims=True) for s in channel_sums),
-        length=length * size(axes.output),
+    length = size(axes.reduction) * (2 if jnp.iscomplexobj(w) else 1)
+    length *= _parts(axes.reduction_mesh)
+    layer_sums = _over_mesh(
+        tuple(jnp.sum(s, axis=axes.output, keepdims=True) for s in channel_sums),
+        axes.output_mesh,
     )
-    return channel, layer
+    layer_length = length * size(axes.output) * _parts(axes.output_mesh)
+    return (
+        Sums(*channel_sums, length=length),
+        Sums(*layer_sums, length=layer_length),
+    )
 
 
 def choose_view(
@@ -126,8 +127,9 @@ def choose_view(
         return projectable & (axes.view == view)
 
     # One channel that fails is enough to reject the view.
-    channel_passes = jnp.all(
-        passes("channel", channel), axis=axes.output, keepdims=True
+    channel_passes = _all_over_mesh(
+        jnp.all(passes("channel", channel), axis=axes.output, keepdims=True),
+        axes.output_mesh,
     )
     layer_passes = passes("layer", layer)
     return Views(channel=channel_passes, layer=layer_passes & ~channel_passes)
@@ -161,3 +163,19 @@ def threshold(sums: Sums, delta: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
 def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> jax.Array:
     """The radial part of the update as a multiple of the weight."""
     return sums.uw / (jnp.sqrt(sums.ww) + eps) ** 2
+
+
+def _over_mesh(sums: Any, mesh_axes: tuple[str, ...]) -> Any:
+    """Adds up the parts that the mesh axes of a shard_map cut a parameter into."""
+    return jax.lax.psum(sums, mesh_axes) if mesh_axes else sums
+
+
+def _all_over_mesh(passes: jax.Array, mesh_axes: tuple[str, ...]) -> jax.Array:
+    """Whether all parts pass: a sum like the others, to travel with them."""
+    if not mesh_axes:
+        return passes
+    return _over_mesh((~passes).astype(jnp.float32), mesh_axes) == 0
+
+
+def _parts(mesh_axes: tuple[str, ...]) -> int:
+    return math.prod(jax.lax.axis_size(name) for name in mesh_axes)

@@ -47,6 +47,9 @@ class Axes(NamedTuple):
     reduction: tuple[int, ...]
     output: tuple[int, ...]
     view: str
+    # The mesh axes of an enclosing shard_map that cut the axes above into parts.
+    reduction_mesh: tuple[str, ...] = ()
+    output_mesh: tuple[str, ...] = ()
 
 
 def is_spec(node: Any) -> bool:

@@ -10,6 +10,7 @@ from optax_adamp._dimension_numbers import (
     DimensionNumbers,
     resolve_dimension_numbers,
 )
+from optax_adamp._partition_specs import PartitionSpecs, add_mesh_axes
 from optax_adamp._projection import project
 from optax_adamp._trees import (
     Names,
@@ -40,6 +41,7 @@ def scale_by_projection(
     mask: Any | Callable[[optax.Params], Any] | None = None,
     *,
     dimension_numbers: DimensionNumbers | None = None,
+    partition_specs: PartitionSpecs | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Removes the radial part of updates to scale-invariant weights; adds decay.
 
@@ -91,6 +93,18 @@ def scale_by_projection(
         default and a spec above a parameter in the tree pass over what has fewer than
         two axes or is named `bias` or `scale`; a spec at a parameter's own place is
         always used. :func:`describe` shows what comes of it.
+      partition_specs: For use inside :func:`jax.shard_map`, where a device sees only
+        its part of a parameter: how the parts were cut. One
+        :class:`jax.sharding.PartitionSpec`, a tree (or prefix tree) of them in which
+        `None` means not cut, or a Callable that returns such a tree given the params;
+        what `shard_map` has as `in_specs` for the params. The sums of a vector are then
+        taken over the mesh axes that cut it. Specs of batch axes cause no
+        communication: a parameter that each device has for itself, such as that of its
+        stage of a pipeline, is one with a batch axis cut along the mesh. Only mesh axes
+        that are manual count, so that the specs do no harm elsewhere. A projected
+        parameter whose spec contradicts what `shard_map` knows of it is an error; with
+        `check_vma=False` `shard_map` knows nothing, and a wrong or missing spec gives a
+        wrong result.
 
     Returns:
       The corresponding :class:`optax.GradientTransformationExtraArgs`. Its state is
@@ -98,8 +112,8 @@ def scale_by_projection(
 
     Raises:
       ValueError: At once for a negative `delta`, `wd_ratio` or `eps`; from `update` if
-        `params` or `grad` are missing or do not fit the updates, or if `mask` or
-        `dimension_numbers` do not fit the params.
+        `params` or `grad` are missing or do not fit the updates, or if `mask`,
+        `dimension_numbers` or `partition_specs` do not fit the params.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -174,7 +188,12 @@ def scale_by_projection(
         resolutions = resolve_dimension_numbers(
             dimension_numbers, params, named_weights
         )
-        axes = [resolution.axes for resolution in resolutions]
+        axes = add_mesh_axes(
+            partition_specs,
+            params,
+            named_weights,
+            [resolution.axes for resolution in resolutions],
+        )
         decayed = _resolve_mask(mask, params, named_weights)
         new_updates = [
             update_leaf(update, *rest)

@@ -1,0 +1,133 @@
+"""Which mesh axes hold parts of each parameter: the one door for `partition_specs`.
+
+Under `jax.jit` arrays are global, and sums over them are right however they are
+sharded. Inside `jax.shard_map` a device sees its part alone, and what the parts add up
+to must be asked for by the names of the mesh axes that cut the parameter.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from optax_adamp._specs import Axes
+from optax_adamp._trees import Names, call_if_function, format_path, match_prefix
+
+# A spec, a tree or prefix tree of specs and None, or a function from params to one.
+PartitionSpecs = Any | Callable[[Any], Any]
+
+
+def add_mesh_axes(
+    partition_specs: PartitionSpecs | None,
+    params: Any,
+    leaves: list[tuple[Names, Any]],
+    axes: list[Axes | None],
+) -> list[Axes | None]:
+    """The axes of each leaf, with the manual mesh axes that cut them.
+
+    Args:
+      partition_specs: The argument of `scale_by_projection`.
+      params: What a function is called with.
+      leaves: Names and leaves of the params, with None where one is absent.
+      axes: Of each leaf; None where it is not projected, which needs no mesh axes.
+
+    Raises:
+      ValueError: If a spec does not fit its parameter, or a tree the params; or if it
+        can be seen that the devices along a mesh axis hold different parts and the
+        spec does not say so, or the other way round.
+    """
+    description = call_if_function(partition_specs, params, is_leaf=_is_entry)
+    entries = match_prefix(
+        description, leaves, argument="partition_specs", is_leaf=_is_entry
+    )
+    manual = frozenset(jax.sharding.get_abstract_mesh().manual_axes)
+
+    def add(names: Names, weight: Any, spec: Any, leaf_axes: Axes | None) -> Any:
+        if leaf_axes is None:
+            return None
+        place = f"{format_path(names)}, an array of shape {jnp.shape(weight)}"
+        mesh_axes = _mesh_axes(spec, jnp.ndim(weight), manual, place)
+        if manual:
+            _check_variation(weight, spec, frozenset().union(*mesh_axes), manual, place)
+        return leaf_axes._replace(
+            reduction_mesh=sum((mesh_axes[axis] for axis in leaf_axes.reduction), ()),
+            output_mesh=sum((mesh_axes[axis] for axis in leaf_axes.output), ()),
+        )
+
+    return [
+        add(names, weight, entry.value, leaf_axes)
+        for (names, weight), entry, leaf_axes in zip(leaves, entries, axes, strict=True)
+    ]
+
+
+def _is_entry(node: Any) -> bool:
+    return node is None or isinstance(node, PartitionSpec)
+
+
+def _mesh_axes(
+    spec: Any, ndim: int, manual: frozenset[str], place: str
+) -> list[tuple[str, ...]]:
+    """The manual mesh axes that cut each axis of an array.
+
+    Over the other axes of the mesh, if any, the compiler takes the sums.
+    """
+    if not _is_entry(spec):
+        raise ValueError(
+            f"partition_specs of {place}, must be a jax.sharding.PartitionSpec, or "
+            f"None for a parameter that is whole on every device, but got {spec!r}."
+        )
+    parts = () if spec is None else tuple(spec)
+    if len(parts) > ndim:
+        raise ValueError(
+            f"partition_specs of {place}: {spec} has {len(parts)} entries for {ndim} "
+            "axes."
+        )
+    named = [part if isinstance(part, tuple) else (part,) for part in parts]
+    named += [()] * (ndim - len(named))
+    return [tuple(name for name in part if name in manual) for part in named]
+
+
+def _check_variation(
+    weight: Any,
+    spec: Any,
+    named: frozenset[str],
+    manual: frozenset[str],
+    place: str,
+) -> None:
+    """Compares a spec with what shard_map knows, unless called with check_vma=False."""
+    varying = _varying_axes(weight)
+    if unnamed := sorted(varying - named):
+        ndim = jnp.ndim(weight)
+        stacked = PartitionSpec(unnamed[0], *[None] * ndim)
+        raise ValueError(
+            f"Inside shard_map {place}, differs along the mesh axes "
+            f"{', '.join(unnamed)}, but partition_specs says {spec}: sums over this "
+            "part would be taken for those of the whole parameter. Pass the specs of "
+            "the parameters, `partition_specs=` what shard_map has as in_specs for "
+            "them. If every device has a parameter of its own, give it an axis that "
+            f"says so: shape {(1, *jnp.shape(weight))}, spec {stacked}, with that axis "
+            "left out of its dimension_numbers."
+        )
+    # With check_vma=False nothing varies, not even the position in the mesh.
+    unvarying = sorted(
+        name
+        for name in named - varying
+        if name in _varying_axes(jax.lax.axis_index(name))
+    )
+    if unvarying:
+        raise ValueError(
+            f"Inside shard_map {place}, is the same all along the mesh axes "
+            f"{', '.join(unvarying)}, but partition_specs says {spec}: whole arrays "
+            "would be taken for parts. Pass what shard_map has as in_specs for the "
+            "parameters."
+        )
+
+
+def _varying_axes(array: Any) -> frozenset[str]:
+    """The manual mesh axes along which shard_map knows that an array differs."""
+    kind = jax.typeof(array)
+    if hasattr(kind, "vma"):
+        return frozenset(kind.vma)
+    return frozenset(kind.manual_axis_type.varying)  # jax >= 0.10

@@ -1,0 +1,236 @@
+"""Inside shard_map parts of parameters take the steps of the whole ones."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import sharded_steps as steps
+from optax_adamp import ProjectionDimensionNumbers as Spec
+from optax_adamp import adamp, scale_by_projection, sgdp
+
+
+def specs_of_state(tx, params, specs):
+    return optax.tree.map_params(
+        tx,
+        lambda _, spec: spec,
+        jax.eval_shape(tx.init, params),
+        specs,
+        transform_non_params=lambda _: P(),
+    )
+
+
+def run_parts(tx, params, grads, specs, mesh, **arguments):
+    """The params after each step of one shard_map around the optimizer."""
+    state = tx.init(params)
+    state_specs = specs_of_state(tx, params, specs)
+
+    def update(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    step = jax.jit(
+        jax.shard_map(
+            update,
+            mesh=mesh,
+            in_specs=(specs, state_specs, specs),
+            out_specs=(specs, state_specs),
+            **arguments,
+        )
+    )
+    for of_step in grads:
+        params, state = step(params, state, of_step)
+        yield params
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "mesh_shape", "check_vma"),
+    [
+        (sgdp, (8,), True),
+        (adamp, (4, 2), False),
+        (adamp, (2, 2, 2), True),
+    ],
+)
+def test_steps(optimizer, mesh_shape, check_vma):
+    """All views, in a tree with replicated and sharded leaves."""
+    whole = steps.whole(optimizer)
+    specs = steps.partition_specs(mesh_shape)
+    tx = steps.make_optimizer(
+        optimizer,
+        steps.copies(steps.dimension_numbers(), mesh_shape),
+        partition_specs=specs,
+    )
+
+    run = run_parts(
+        tx,
+        steps.copies(whole.params[0], mesh_shape),
+        [steps.copies(grads, mesh_shape) for grads in whole.grads],
+        specs,
+        steps.make_mesh(mesh_shape),
+        check_vma=check_vma,
+    )
+
+    for params, expected in zip(run, whole.params[1:], strict=True):
+        chex.assert_trees_all_close(
+            steps.to_numpy(params),
+            steps.copies(expected, mesh_shape),
+            **steps.TOLERANCE,
+        )
+
+
+KERNEL = "dense to layer"
+
+
+def run_kernel(params_spec, *, partition_specs, **arguments):
+    """One kernel through shard_map, with the distance from its whole steps."""
+    whole = steps.whole(adamp)
+    tx = steps.make_optimizer(adamp, Spec(0, 1), partition_specs=partition_specs)
+    grads = [{"kernel": grads[KERNEL]} for grads in whole.grads]
+    params = {"kernel": jnp.asarray(whole.params[0][KERNEL])}
+    *_, last = run_parts(
+        tx,
+        params,
+        grads,
+        {"kernel": params_spec},
+        steps.make_mesh((4, 2)),
+        **arguments,
+    )
+    return float(jnp.max(jnp.abs(last["kernel"] - whole.params[-1][KERNEL])))
+
+
+@pytest.mark.parametrize(
+    "partition_specs",
+    [
+        {"kernel": P("x", "y")},
+        P("x", "y"),
+        P(("x",), "y"),
+        lambda params: jax.tree.map(lambda _: P("x", "y"), params),
+    ],
+)
+def test_forms_of_specs(partition_specs):
+    distance = run_kernel(P("x", "y"), partition_specs=partition_specs)
+    assert distance < steps.TOLERANCE["atol"]
+
+
+def test_axes_that_stay_automatic():
+    """The compiler sums over x, and the specs over y; they may name both."""
+    distance = run_kernel(P(None, "y"), partition_specs=P("x", "y"), axis_names={"y"})
+    assert distance < steps.TOLERANCE["atol"]
+
+
+def test_without_knowledge_a_missing_spec_goes_wrong():
+    """What the errors below prevent."""
+    distance = run_kernel(P("x", "y"), partition_specs=None, check_vma=False)
+    assert distance > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("params_spec", "partition_specs", "words"),
+    [
+        (P("x", "y"), None, ["(4, 4)", "mesh axes x, y", "in_specs", "own"]),
+        (P("x"), None, ["(4, 8)", "axes x,", "(1, 4, 8)", str(P("x", None, None))]),
+        (P("x", "y"), P("x"), ["mesh axes y,", f"says {P('x')}"]),
+        (P("x", "y"), {"kernel": None}, ["mesh axes x, y,"]),
+        (P("x"), P("x", "y"), ["the same", "mesh axes y,"]),
+        (P(), P("x"), ["the same", "mesh axes x,"]),
+        (P("x"), P(None, None, "x"), ["3 entries for 2 axes"]),
+        (P("x"), "x", ["PartitionSpec", "'x'"]),
+        (P("x"), {"bias": P("x")}, ["partition_specs", "no entry"]),
+    ],
+)
+def test_specs_that_contradict_the_params(params_spec, partition_specs, words):
+    with pytest.raises(ValueError, match="kernel, an array of shape") as error:
+        run_kernel(params_spec, partition_specs=partition_specs)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_unprojected_parameters_need_no_specs():
+    params = {"bias": jnp.arange(8.0), "kernel": jnp.ones((8, 2))}
+    specs = {"bias": P("x"), "kernel": P()}
+    tx = adamp(0.1, weight_decay=0.1)
+
+    (updated,) = run_parts(tx, params, [params], specs, steps.make_mesh((8,)))
+
+    updates, _ = tx.update(params, tx.init(params), params)
+    expected = optax.apply_updates(params, updates)
+    chex.assert_trees_all_close(updated, expected, rtol=1e-6)
+
+
+def test_stages_with_parameters_of_their_own():
+    """Each device has one element of a stack, and no device asks another."""
+    whole = steps.whole(adamp)
+    spec = P("x")
+    tx = steps.make_optimizer(adamp, Spec(1, 2), partition_specs=spec)
+    mesh = steps.make_mesh((8,))
+    params = jnp.asarray(whole.params[0]["stack"])
+
+    run = run_parts(tx, params, [g["stack"] for g in whole.grads], spec, mesh)
+
+    for stack, expected in zip(run, whole.params[1:], strict=True):
+        np.testing.assert_allclose(stack, expected["stack"], **steps.TOLERANCE)
+    assert count_collectives(Spec(1, 2), (8, 8, 8), spec, mesh) == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "at_most"),
+    [
+        (P(), 0),
+        (P("x"), 1),
+        (P(None, ("x", "y")), 1),
+        (P("y", "x"), 2),
+    ],
+)
+def test_collectives(spec, at_most):
+    """One for the channels that are cut, one for the layer, whatever the depth."""
+    mesh = steps.make_mesh((4, 2))
+    assert count_collectives(Spec(0, 1), (16, 8), spec, mesh) == at_most
+
+
+def count_collectives(dimension_numbers, shape, spec, mesh, leaves=3):
+    """In the compiled projection of some leaves."""
+    tx = scale_by_projection(
+        weight_decay=0.1, dimension_numbers=dimension_numbers, partition_specs=spec
+    )
+    tree = [jnp.ones(shape)] * leaves
+
+    def update(updates, grad, params):
+        return tx.update(updates, tx.init(params), params, grad=grad)[0]
+
+    mapped = jax.shard_map(update, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec)
+    program = jax.jit(mapped).lower(tree, tree, tree).compile().as_text()
+    return sum(" all-reduce(" in line for line in program.splitlines())
+
+
+def test_outside_of_shard_map_specs_do_nothing():
+    """The same optimizer is used on whole parameters, for example to test it."""
+    params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+    plain = adamp(0.1)
+    specified = adamp(0.1, partition_specs={"kernel": P("x", "y"), "bias": None})
+
+    programs = [
+        jax.jit(tx.update).lower(params, tx.init(params), params).as_text()
+        for tx in (plain, specified)
+    ]
+
+    assert programs[0] == programs[1]
+
+
+def test_accumulated_gradients():
+    """`MultiSteps` traces the update once more, and must see the same parts."""
+    whole = steps.whole(adamp)
+    spec = {"kernel": P("x", "y")}
+    tx = optax.MultiSteps(
+        steps.make_optimizer(adamp, Spec(0, 1), partition_specs=spec), 2
+    ).gradient_transformation()
+    params = {"kernel": jnp.asarray(whole.params[0][KERNEL])}
+    grads = [{"kernel": grads[KERNEL]} for grads in whole.grads for _ in range(2)]
+
+    run = run_parts(tx, params, grads, spec, steps.make_mesh((4, 2)))
+
+    for updated, expected in zip(list(run)[1::2], whole.params[1:], strict=True):
+        np.testing.assert_allclose(
+            updated["kernel"], expected[KERNEL], **steps.TOLERANCE
+        )

@@ -1,0 +1,117 @@
+"""Under jit the steps of sharded parameters are those of one device."""
+
+import functools
+
+import chex
+import jax
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import reference
+import sharded_steps as steps
+from optax_adamp import adamp, sgdp
+
+
+def assert_sharded(tree, expected):
+    """Every device holds the part that it should, whatever the spec is written as."""
+
+    def check(leaf, sharding):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), leaf.sharding
+
+    jax.tree.map(check, tree, expected)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "mesh_shape", "axis_type"),
+    [
+        *[
+            (adamp, mesh_shape, axis_type)
+            for mesh_shape in steps.MESHES
+            for axis_type in (AxisType.Auto, AxisType.Explicit)
+        ],
+        # What differs from AdamP knows nothing of axes.
+        (sgdp, (4, 2), AxisType.Auto),
+        (sgdp, (2, 2, 2), AxisType.Explicit),
+    ],
+)
+def test_steps(optimizer, mesh_shape, axis_type):
+    whole = steps.whole(optimizer)
+    mesh = steps.make_mesh(mesh_shape, axis_type)
+    shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), steps.partition_specs(mesh_shape)
+    )
+
+    def place(tree):
+        return jax.device_put(steps.copies(tree, mesh_shape), shardings)
+
+    specs = steps.copies(steps.dimension_numbers(), mesh_shape)
+    tx = steps.make_optimizer(optimizer, specs)
+    with jax.set_mesh(mesh):
+        params, step = place(whole.params[0]), steps.make_step(tx)
+        state = tx.init(params)
+        for grads, expected in zip(whole.grads, whole.params[1:], strict=True):
+            params, state, updates = step(params, state, place(grads))
+
+            chex.assert_trees_all_close(
+                steps.to_numpy(params),
+                steps.copies(expected, mesh_shape),
+                **steps.TOLERANCE,
+            )
+            assert_sharded((params, updates), (shardings, shardings))
+            for name in ("mu", "nu", "trace"):
+                for _, moments in optax.tree.get_all_with_path(state, name):
+                    assert_sharded(moments, shardings)
+
+
+def test_uneven_parts():
+    """An array that enters or leaves jit must be cut evenly, but not one inside."""
+    whole = steps.whole(adamp, "uneven")
+    mesh = steps.make_mesh((4, 2))
+    shardings = {
+        name: NamedSharding(mesh, spec) for name, spec in steps.UNEVEN_SPECS.items()
+    }
+    tx = steps.make_optimizer(adamp, steps.dimension_numbers(steps.UNEVEN))
+
+    whole_array = NamedSharding(mesh, P())
+
+    @functools.partial(jax.jit, in_shardings=whole_array, out_shardings=whole_array)
+    def step(params, state, grads):
+        params, grads = (
+            jax.lax.with_sharding_constraint(tree, shardings)
+            for tree in (params, grads)
+        )
+        updates, state = tx.update(grads, state, params)
+        updates = jax.lax.with_sharding_constraint(updates, shardings)
+        return optax.apply_updates(params, updates), state
+
+    params = whole.params[0]
+    state = tx.init(params)
+    program = step.lower(params, state, whole.grads[0]).compile().as_text()
+    for grads, expected in zip(whole.grads, whole.params[1:], strict=True):
+        params, state = step(params, state, grads)
+        chex.assert_trees_all_close(params, expected, **steps.TOLERANCE)
+    # The largest part of each: it has what the remainder leaves out elsewhere.
+    for part in ("3,3", "5,2", "4,2", "2,7", "2,4,3"):
+        assert f"f32[{part}]" in program
+
+
+@pytest.mark.parametrize("optimizer", steps.SETTINGS)
+@pytest.mark.parametrize("tree", steps.TREES)
+def test_outcomes(optimizer, tree):
+    """What the tests above rest on: each leaf takes its view, at every step."""
+    run = steps.whole(optimizer, tree)
+    taken = set()
+    for name, (_, spec, outcome) in steps.TREES[tree].items():
+        if spec is None:
+            continue
+        for params, grads in zip(run.params[:-1], run.grads, strict=True):
+            vectors = (steps.to_vectors(t[name], spec) for t in (params, grads))
+            for element, (w, g) in enumerate(zip(*vectors, strict=True)):
+                *_, view = reference.projection(
+                    g, g, w, (1,), (0,), delta=steps.DELTA, wd_ratio=1.0, eps=1e-8
+                )
+                assert view == steps.outcome_of(outcome, element), (name, element)
+                taken.add(view)
+    assert taken == set(steps.OUTCOMES)
