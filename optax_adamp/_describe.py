@@ -192,7 +192,7 @@ def _describe_leaf(names: Names, leaf: Any, resolution: Resolution) -> Descripti
     )
     if resolution.axes is None:
         return row
-    reduction, output, view = resolution.axes
+    reduction, output, view, *_ = resolution.axes
     batch = tuple(sorted({*range(len(shape))} - {*reduction, *output}))
 
     def size(axes: tuple[int, ...]) -> int:

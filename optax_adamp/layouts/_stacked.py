@@ -74,7 +74,7 @@ def read_stacked(
     if reading.spec is None:
         return reading
     place = f"layouts.stacked: {place}, without axis {axis}"
-    reduction, output, view = count_from_front(reading.spec, layer, place)
+    reduction, output, view, *_ = count_from_front(reading.spec, layer, place)
 
     def shift(axes: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(a + (a >= axis) for a in axes)
