@@ -51,28 +51,10 @@ def draw(rng, shape, reduction, output, outcome):
 
 
 def expected_step(u, g, w, reduction, output):
-    """The reference, one batch element at a time, with the views that were taken."""
-    batch = [axis for axis in range(w.ndim) if axis not in (*reduction, *output)]
-    views = []
-
-    def move(array):
-        return np.moveaxis(array, batch, range(len(batch)))
-
-    # Where the axes of one batch element lie once the batch axes are gone.
-    kept = [axis for axis in range(w.ndim) if axis not in batch]
-    element_axes = [
-        tuple(kept.index(axis) for axis in axes) for axes in (reduction, output)
-    ]
-    result = np.empty(w.shape)
-    for index in np.ndindex(*(w.shape[axis] for axis in batch)):
-        projected, ratio, view = reference.projection(
-            *(move(array)[index] for array in (u, g, w)),
-            *element_axes,
-            **HYPERPARAMETERS,
-        )
-        move(result)[index] = projected + DECAY * ratio * move(w)[index]
-        views.append(view)
-    return result, views
+    """The reference, with the views that the batch elements took."""
+    return reference.decayed_projection(
+        u, g, w, reduction, output, weight_decay=DECAY, **HYPERPARAMETERS
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
