@@ -1,9 +1,25 @@
-"""Settings that must hold before jax starts."""
+"""Settings that must hold before jax starts, and how much hypothesis draws."""
 
 import os
+
+from hypothesis import HealthCheck, settings
 
 # The sharding tests need several devices; a CPU can pose as eight.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 # They need torch, which test_parity.py says in one skip for all.
 collect_ignore = ["make_golden.py", "torch_reference.py"]
+
+# A shape that is new compiles, which must not decide a test.
+settings.register_profile(
+    "nightly",
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+)
+# The same cases on every run: a change is judged by what it changes.
+settings.register_profile(
+    "ordinary", settings.get_profile("nightly"), max_examples=12, derandomize=True
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ordinary"))
