@@ -85,7 +85,7 @@ def _random_layout(rng):
 
 
 _RNG = np.random.default_rng(0)
-RANDOM_LAYOUTS = tuple(_random_layout(_RNG) for _ in range(60))
+RANDOM_LAYOUTS = tuple(_random_layout(_RNG) for _ in range(40))
 
 
 def layouts(named=NAMED_LAYOUTS):

@@ -11,6 +11,7 @@ from optax_adamp import adamp, sgdp
 from steps import in_precision_of
 
 SHAPE, STEPS = (3, 2), 3
+DECAY_RATES = st.floats(0, 0.99)
 DTYPES = st.sampled_from(["float16", "bfloat16", "float32", "float64"])
 
 
@@ -83,8 +84,11 @@ def test_without_delta_it_is_the_base_optimizer(
             )
         )
     assert actual.dtype == expected.dtype == jnp.dtype(dtype)
+    # The squares of small and large gradients leave the range of float16.
+    finite = np.isfinite(expected.astype(np.float64))
+    finite &= np.isfinite(undecayed.astype(np.float64))
     actual, expected, undecayed = (
-        array.astype(np.float64) for array in (actual, expected, undecayed)
+        array[finite].astype(np.float64) for array in (actual, expected, undecayed)
     )
     if decay == 0:
         np.testing.assert_array_equal(actual, expected)
