@@ -16,13 +16,13 @@ import os
 import resource
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 # Imported before forking, and not used: this is what takes the time.
 import chex  # noqa: F401
-import hypothesis.extra.numpy  # noqa: F401
 import jax  # noqa: F401
 import optax  # noqa: F401
 import pytest
@@ -227,8 +227,11 @@ def test_in_child(module: str, path: Path, tree: ast.Module, log: Path) -> int:
         sys.meta_path.insert(0, Finder(f"optax_adamp.{module}", path, tree))
         files = [str(ROOT / "tests" / name) for name in TESTS[module]]
         status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files]))
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(status)
 
 
@@ -236,8 +239,9 @@ def mutate(module: str, logs: Path) -> tuple[int, list[Mutant]]:
     """The number of mutants, and those that survive."""
     path = ROOT / "optax_adamp" / f"{module}.py"
     tree = ast.parse(path.read_text())
-    if os.waitpid(test_in_child(module, path, tree, logs / "plain"), 0)[1] != 0:
-        sys.exit(f"The tests of {module} fail without a change: see {logs / 'plain'}")
+    plain = logs / "plain"
+    if os.waitpid(test_in_child(module, path, tree, plain), 0)[1] != 0:
+        sys.exit(f"{plain.read_text()}\nThe tests of {module} fail without a change.")
     mutants, running, survivors = mutants_of(tree), {}, []
 
     def reap():
