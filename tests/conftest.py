@@ -24,4 +24,10 @@ settings.register_profile(
 settings.register_profile(
     "ordinary", settings.get_profile("nightly"), max_examples=12, derandomize=True
 )
+# A mutant that died needs no smaller example.
+settings.register_profile(
+    "mutation",
+    settings.get_profile("ordinary"),
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ordinary"))

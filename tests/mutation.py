@@ -216,7 +216,8 @@ def test_in_child(module: str, path: Path, tree: ast.Module, log: Path) -> int:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         sys.meta_path.insert(0, Finder(f"optax_adamp.{module}", path, tree))
         files = [str(ROOT / "tests" / name) for name in TESTS[module]]
-        status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files]))
+        options = "-xq", "-pno:cacheprovider", "--hypothesis-profile=mutation"
+        status = int(pytest.main([*options, *files]))
     except Exception:
         traceback.print_exc()
     finally:
