@@ -180,6 +180,31 @@ def test_sums_are_taken_in_float32(dtype):
         )
 
 
+@pytest.mark.parametrize("widest", ["update", "grad", "weight"])
+def test_arithmetic_has_the_widest_dtype(widest):
+    """The step is that of float64 up to its last rounding, to the update's dtype."""
+    with float64():
+        arrays = {
+            name: jnp.asarray(array, "float64" if name == widest else "float32")
+            for name, array in zip(
+                ("update", "grad", "weight"),
+                draw(np.random.default_rng(0), (512, 3), (0,), (1,), "channel"),
+                strict=True,
+            )
+        }
+        if widest == "grad":
+            arrays["grad"] *= 1e100  # In float32 its norm could not be known.
+        dtype = arrays["update"].dtype
+        u, g, w = (np.asarray(array, np.float64) for array in arrays.values())
+        ours = project_channels(*arrays.values(), delta=1.0)
+    expected, views = reference.decayed_projection(
+        u, g, w, (0,), (1,), weight_decay=DECAY, **{**HYPERPARAMETERS, "delta": 1.0}
+    )
+    assert views == ["channel"]
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(ours, expected.astype(dtype), rtol=1e-12, atol=1e-300)
+
+
 def test_vector_without_a_radial_part_decays_in_full():
     """Its norm underflows, and with eps zero there is nothing to divide by."""
     u, w = jnp.full((2, 3), 1e-25), jnp.full((2, 3), 2e-25)

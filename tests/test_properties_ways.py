@@ -212,7 +212,7 @@ BASES = {
 @with_both_optimizers
 @given(leaves=st.lists(st.sampled_from(NAMED_LAYOUTS), min_size=1, max_size=3))
 def test_donated_buffers_are_reused_as_by_the_base_optimizer(optimizer, leaves):
-    """As many inputs become outputs, and no more copies are made."""
+    """As many inputs become outputs, and no more of them are copied."""
     params = [jnp.ones(leaf.shape) for leaf in leaves]
     specs = [leaf.spec() for leaf in leaves]
     ours, bases = (
@@ -225,5 +225,11 @@ def test_donated_buffers_are_reused_as_by_the_base_optimizer(optimizer, leaves):
     aliases = r"\{[\d, ]*\}: \(\d+, \{\}, (?:may|must)-alias\)"
     reused = len(re.findall(aliases, ours))
     assert reused == len(re.findall(aliases, bases)) >= 2 * len(leaves)
-    copies = r"= \S+ copy(?:-start)?\("
-    assert len(re.findall(copies, ours)) <= len(re.findall(copies, bases))
+    assert count_copies(ours, params) <= count_copies(bases, params)
+
+
+def count_copies(program, params):
+    """Of whole leaves: XLA may copy sums, of which a batch element has a few."""
+    shapes = {",".join(map(str, leaf.shape)) for leaf in params}
+    copied = re.findall(r"= \w+\[([\d,]*)\]\S* copy(?:-start)?\(", program)
+    return sum(shape in shapes for shape in copied)
