@@ -1,6 +1,8 @@
-"""Settings that must hold before jax starts."""
+"""Settings that must hold before jax starts, and how much hypothesis draws."""
 
 import os
+
+from hypothesis import HealthCheck, Phase, settings
 
 # The sharding tests need several devices; a CPU can pose as eight.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -11,3 +13,25 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # They need torch, which test_parity.py says in one skip for all.
 collect_ignore = ["make_golden.py", "torch_reference.py"]
+
+# A shape that is new compiles, which must not decide a test; and to vary what failed
+# until it is explained would compile for minutes.
+settings.register_profile(
+    "nightly",
+    max_examples=250,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=set(Phase) - {Phase.explain},
+    print_blob=True,
+)
+# The same cases on every run: a change is judged by what it changes.
+settings.register_profile(
+    "ordinary", settings.get_profile("nightly"), max_examples=12, derandomize=True
+)
+# A mutant that died needs no smaller example.
+settings.register_profile(
+    "mutation",
+    settings.get_profile("ordinary"),
+    phases=[Phase.explicit, Phase.generate],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ordinary"))

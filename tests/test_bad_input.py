@@ -97,6 +97,12 @@ def test_spec_at_the_place_of_a_vector_must_fit():
         update(tx)
 
 
+class OneAxis:
+    """A spec has both."""
+
+    reduction_axis = 0
+
+
 @pytest.mark.parametrize(
     ("tree", "words"),
     [
@@ -112,6 +118,7 @@ def test_spec_at_the_place_of_a_vector_must_fit():
         ),
         ({"dense": "channel"}, ["dense/bias", "must be a Proj", "'channel'"]),
         ({"dense": (0, 1)}, ["no entry for dense/bias"]),
+        ({"dense": OneAxis()}, ["dense/bias", "must be a Proj", "OneAxis"]),
         (lambda params: {"dense": 1}, ["dense/bias", "must be a Proj", "got 1"]),
     ],
 )

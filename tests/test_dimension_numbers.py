@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from optax import contrib
@@ -117,6 +118,15 @@ def test_bare_array():
 def test_any_object_with_the_two_attributes_is_a_spec():
     spec = contrib.MuonDimensionNumbers(reduction_axis=(1,), output_axis=0)
     assert resolve({"w": spec}, {"w": (4, 2)}) == {"w": Axes((1,), (0,), "auto")}
+
+
+def test_axes_may_be_integers_of_any_kind():
+    class Integer:
+        def __index__(self):
+            return -1
+
+    axes = resolve(Spec(np.int64(0), Integer()), (4, 2))
+    assert axes == {"(root)": Axes((0,), (1,), "auto")}
 
 
 def test_axes_are_sorted_and_counted_from_the_front():

@@ -51,28 +51,10 @@ def draw(rng, shape, reduction, output, outcome):
 
 
 def expected_step(u, g, w, reduction, output):
-    """The reference, one batch element at a time, with the views that were taken."""
-    batch = [axis for axis in range(w.ndim) if axis not in (*reduction, *output)]
-    views = []
-
-    def move(array):
-        return np.moveaxis(array, batch, range(len(batch)))
-
-    # Where the axes of one batch element lie once the batch axes are gone.
-    kept = [axis for axis in range(w.ndim) if axis not in batch]
-    element_axes = [
-        tuple(kept.index(axis) for axis in axes) for axes in (reduction, output)
-    ]
-    result = np.empty(w.shape)
-    for index in np.ndindex(*(w.shape[axis] for axis in batch)):
-        projected, ratio, view = reference.projection(
-            *(move(array)[index] for array in (u, g, w)),
-            *element_axes,
-            **HYPERPARAMETERS,
-        )
-        move(result)[index] = projected + DECAY * ratio * move(w)[index]
-        views.append(view)
-    return result, views
+    """The reference, with the views that the batch elements took."""
+    return reference.decayed_projection(
+        u, g, w, reduction, output, weight_decay=DECAY, **HYPERPARAMETERS
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -196,6 +178,31 @@ def test_sums_are_taken_in_float32(dtype):
         np.testing.assert_allclose(
             np.asarray(ours, np.float64), expected, rtol=bound, atol=1e-6
         )
+
+
+@pytest.mark.parametrize("widest", ["update", "grad", "weight"])
+def test_arithmetic_has_the_widest_dtype(widest):
+    """The step is that of float64 up to its last rounding, to the update's dtype."""
+    with float64():
+        arrays = {
+            name: jnp.asarray(array, "float64" if name == widest else "float32")
+            for name, array in zip(
+                ("update", "grad", "weight"),
+                draw(np.random.default_rng(0), (512, 3), (0,), (1,), "channel"),
+                strict=True,
+            )
+        }
+        if widest == "grad":
+            arrays["grad"] *= 1e100  # In float32 its norm could not be known.
+        dtype = arrays["update"].dtype
+        u, g, w = (np.asarray(array, np.float64) for array in arrays.values())
+        ours = project_channels(*arrays.values(), delta=1.0)
+    expected, views = reference.decayed_projection(
+        u, g, w, (0,), (1,), weight_decay=DECAY, **{**HYPERPARAMETERS, "delta": 1.0}
+    )
+    assert views == ["channel"]
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(ours, expected.astype(dtype), rtol=1e-12, atol=1e-300)
 
 
 def test_vector_without_a_radial_part_decays_in_full():
