@@ -70,7 +70,8 @@ def project(
         views = choose_view(channel, layer, axes, delta=delta, eps=eps)
         radial = jnp.where(
             views.channel,
-            _radial_part(channel, eps),
+            # In memory: XLA would compute it again for every weight of the channel.
+            jax.lax.optimization_barrier(_radial_part(channel, eps)),
             jnp.where(views.layer, _radial_part(layer, eps), 0.0),
         )
         ratio = jnp.where(views.channel | views.layer, wd_ratio, 1.0)
@@ -89,7 +90,10 @@ def view_sums(
     def inner(a: jax.Array, b: jax.Array) -> jax.Array:
         # A complex number counts as two real ones.
         products = jnp.real(jnp.conj(a) * b)
-        return jnp.sum(products, axis=axes.reduction, keepdims=True)
+        sums = jnp.sum(products, axis=axes.reduction, keepdims=True)
+        # XLA would merge this sum with the one over the channels, and then read all
+        # arrays again for the layer view.
+        return jax.lax.optimization_barrier(sums)
 
     def size(dimensions: tuple[int, ...]) -> int:
         return math.prod(w.shape[axis] for axis in dimensions)
@@ -126,11 +130,15 @@ def choose_view(
             return projectable & _looks_scale_invariant(sums, delta, eps)
         return projectable & (axes.view == view)
 
-    # One channel that fails is enough to reject the view.
-    channel_passes = _all_over_mesh(
-        jnp.all(passes("channel", channel), axis=axes.output, keepdims=True),
+    # One channel that fails is enough to reject the view. Failures are added up, not
+    # combined with `jnp.all`, so that sharded channels send them and the sums of the
+    # layer in one message.
+    fails = ~passes("channel", channel)
+    failures = _over_mesh(
+        jnp.sum(fails, axis=axes.output, keepdims=True, dtype=channel.ww.dtype),
         axes.output_mesh,
     )
+    channel_passes = failures == 0
     layer_passes = passes("layer", layer)
     return Views(channel=channel_passes, layer=layer_passes & ~channel_passes)
 
@@ -139,20 +147,25 @@ def _looks_scale_invariant(
     sums: Sums, delta: jax.typing.ArrayLike, eps: jax.typing.ArrayLike
 ) -> jax.Array:
     """Whether |cos(g, w)| < delta / sqrt(n); false where it cannot be known."""
-    cosine, known = cosine_of_gradient(sums, eps)
-    return known & (cosine < threshold(sums, delta))
+    norms, known = _norms(sums, eps)
+    # Without a division the test of a layer is cheap enough for a GPU to repeat it at
+    # every weight, which spares the launch of one more kernel.
+    return known & (jnp.abs(sums.gw) < threshold(sums, delta) * norms)
 
 
 def cosine_of_gradient(
     sums: Sums, eps: jax.typing.ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
     """The size of cos(g, w), and whether it can be known."""
-    g_norm = jnp.maximum(jnp.sqrt(sums.gg), eps)
-    w_norm = jnp.maximum(jnp.sqrt(sums.ww), eps)
-    cosine = jnp.abs(sums.gw) / g_norm / w_norm
+    norms, known = _norms(sums, eps)
+    return jnp.abs(sums.gw) / norms, known
+
+
+def _norms(sums: Sums, eps: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """The divisor of the cosine, and whether it can be known."""
+    norms = jnp.maximum(jnp.sqrt(sums.gg), eps) * jnp.maximum(jnp.sqrt(sums.ww), eps)
     # A norm that overflows would make any cosine zero.
-    known = jnp.isfinite(g_norm) & jnp.isfinite(w_norm)
-    return cosine, known
+    return norms, jnp.isfinite(norms)
 
 
 def threshold(sums: Sums, delta: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
@@ -168,13 +181,6 @@ def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> jax.Array:
 def _over_mesh(sums: Any, mesh_axes: tuple[str, ...]) -> Any:
     """Adds up the parts that the mesh axes of a shard_map cut a parameter into."""
     return jax.lax.psum(sums, mesh_axes) if mesh_axes else sums
-
-
-def _all_over_mesh(passes: jax.Array, mesh_axes: tuple[str, ...]) -> jax.Array:
-    """Whether all parts pass: a sum like the others, to travel with them."""
-    if not mesh_axes:
-        return passes
-    return _over_mesh((~passes).astype(jnp.float32), mesh_axes) == 0
 
 
 def _parts(mesh_axes: tuple[str, ...]) -> int:

@@ -1,0 +1,55 @@
+"""Memory traffic and kernels of one step in the program that XLA makes for an H200."""
+
+import optax
+import pytest
+
+import compiled
+from optax_adamp import ProjectionDimensionNumbers, adamp, sgdp
+
+for part in ("jax_plugins.xla_cuda12", "nvidia.cuda_nvcc"):
+    pytest.importorskip(part, reason='needs pip install -e ".[gpu-compile]"')
+
+MATRIX = compiled.matrices((8192, 8192))
+INPUT_LAST = ProjectionDimensionNumbers(reduction_axis=1, output_axis=0)
+CHANNEL = ProjectionDimensionNumbers(0, 1, view="channel")
+
+# The arrays that a step moves. Two passes must move 10 for AdamP and 7 for SGDP: see
+# test_compiled_tpu.py. XLA grants a float32 sum along any axis but the last 16.5 of a
+# kernel's 48 KiB of shared memory. Two of them fit; the four sums of the algorithm
+# take a second kernel, which reads two arrays again.
+STEPS = {
+    "adamw": (optax.adamw(1e-3, weight_decay=0.1), 7),
+    "adamp": (adamp(1e-3, weight_decay=0.1), 12),
+    "adamp, input last": (adamp(1e-3, dimension_numbers=INPUT_LAST), 10),
+    "adamp, fixed view": (adamp(1e-3, dimension_numbers=CHANNEL), 10),
+    "sgd": (optax.sgd(0.1, momentum=0.9), 5),
+    "sgdp": (sgdp(0.1, weight_decay=1e-4), 9),
+    "sgdp, input last": (sgdp(0.1, dimension_numbers=INPUT_LAST), 7),
+    "sgdp, fixed view": (sgdp(0.1, dimension_numbers=CHANNEL), 7),
+}
+
+
+def kernels_and_arrays(tx, params):
+    kernels = compiled.gpu_kernels(
+        compiled.compile_step(tx, params, compiled.h200())
+    ).values()
+    return len(kernels), compiled.arrays_moved(sum(kernels), params)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_arrays_moved(step):
+    tx, arrays = STEPS[step]
+    _, moved = kernels_and_arrays(tx, MATRIX)
+    # Sums of that many rows are taken in two steps, whose partial sums come on top.
+    assert moved == pytest.approx(arrays, abs=0.07)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "most_arrays"), [(adamp, 13.2), (sgdp, 9.9)], ids=["adamp", "sgdp"]
+)
+def test_resnet50(optimizer, most_arrays):
+    """54 of its 161 parameters are projected; the others take one kernel each."""
+    tx = optimizer(1e-3, weight_decay=0.1)
+    kernels, moved = kernels_and_arrays(tx, compiled.resnet50())
+    assert moved < most_arrays
+    assert kernels <= 410
