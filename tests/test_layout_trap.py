@@ -82,7 +82,7 @@ def test_report_and_pictures(trained, curves, tmp_path, monkeypatch, capsys):
     blue, orange = (0, 0x72 / 255, 0xB2 / 255), (0xE6 / 255, 0x9F / 255, 0)
     vermilion = (0xD5 / 255, 0x5E / 255, 0)
     for name, colors, share in (
-        (command.SHARES, (blue, orange), 0.06),
+        (command.SHARES, (blue, orange), 0.04),
         (command.CURVES, (blue, vermilion), 0.001),
     ):
         pixels = matplotlib.image.imread(tmp_path / name)[..., :3]
