@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from optax_adamp._evidence import (
 )
 from optax_adamp._layout import Layout
 from optax_adamp._projection import view_sums
-from optax_adamp._specs import Axes, ProjectionDimensionNumbers
+from optax_adamp._specs import Axes, ProjectionDimensionNumbers, View
 from optax_adamp._table import Table
 from optax_adamp._trees import Names, format_path, is_absent, named_leaves
 
@@ -422,7 +422,9 @@ def _layout(leaves: list[_Leaf], rows: dict[Names, Evidence]) -> DetectedLayout:
             continue
         if row.verdict in ("channel", "layer"):
             node[own_name] = ProjectionDimensionNumbers(
-                leaf.axes.reduction, leaf.axes.output, view=row.verdict
+                leaf.axes.reduction,
+                leaf.axes.output,
+                view=cast(View, row.verdict),
             )
         node.reasons[own_name] = f"detected: {row.summary}"
     return layout

@@ -2,9 +2,11 @@
 
 import operator
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex, get_args
 
-_VIEWS = ("auto", "channel", "layer")
+View = Literal["auto", "channel", "layer"]
+
+_VIEWS = get_args(View)
 
 
 class ProjectionDimensionNumbers(NamedTuple):
@@ -38,7 +40,7 @@ class ProjectionDimensionNumbers(NamedTuple):
 
     reduction_axis: Sequence[int] | int
     output_axis: Sequence[int] | int
-    view: Literal["auto", "channel", "layer"] = "auto"
+    view: View = "auto"
 
 
 class Axes(NamedTuple):
@@ -46,7 +48,7 @@ class Axes(NamedTuple):
 
     reduction: tuple[int, ...]
     output: tuple[int, ...]
-    view: str
+    view: View
     # The mesh axes of an enclosing shard_map that cut the axes above into parts.
     reduction_mesh: tuple[str, ...] = ()
     output_mesh: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from optax_adamp import scale_by_projection
 from precision import float64
@@ -31,3 +32,12 @@ def step(layout, update, grad, weight, *, dtype="float64", view="auto", **settin
 
 def step_case(case, **changes):
     return step(case.layout, *case.arrays, **{**case.hyperparameters, **changes})
+
+
+def sgdw(learning_rate, momentum, nesterov, weight_decay):
+    """The decay is decoupled, unlike that of `optax.sgd`."""
+    return optax.chain(
+        optax.trace(momentum, nesterov),
+        optax.add_decayed_weights(weight_decay / (1 - momentum)),
+        optax.scale_by_learning_rate(learning_rate),
+    )

@@ -8,20 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optax_adamp import adamp, sgdp
-from steps import in_precision_of
+from steps import in_precision_of, sgdw
 
 SHAPE, STEPS = (3, 2), 3
 DECAY_RATES = st.floats(0, 0.99)
 DTYPES = st.sampled_from(["float16", "bfloat16", "float32", "float64"])
-
-
-def sgdw(learning_rate, momentum, nesterov, weight_decay):
-    """The decay is decoupled, unlike that of `optax.sgd`."""
-    return optax.chain(
-        optax.trace(momentum, nesterov),
-        optax.add_decayed_weights(weight_decay / (1 - momentum)),
-        optax.scale_by_learning_rate(learning_rate),
-    )
 
 
 OPTIMIZERS = {

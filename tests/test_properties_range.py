@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as npst
 
 from drawn import Layout
 from optax_adamp import adamp, sgdp
-from steps import in_precision_of, step
+from steps import in_precision_of, sgdw, step
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 with_every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -68,14 +68,6 @@ def test_a_step_is_finite_where_the_base_update_is(dtype, data, hyperparameters,
     actual = step(LAYOUT, u, g, w, dtype=dtype, view=view, **hyperparameters)
     assert actual.dtype == jnp.dtype(dtype)
     np.testing.assert_array_equal(is_finite(actual), is_finite(u))
-
-
-def sgdw(learning_rate, momentum, weight_decay, nesterov):
-    return optax.chain(
-        optax.trace(momentum, nesterov),
-        optax.add_decayed_weights(weight_decay / (1 - momentum)),
-        optax.scale_by_learning_rate(learning_rate),
-    )
 
 
 OPTIMIZERS = {

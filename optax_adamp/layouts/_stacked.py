@@ -79,7 +79,7 @@ def read_stacked(
     def shift(axes: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(a + (a >= axis) for a in axes)
 
-    spec = ProjectionDimensionNumbers(shift(reduction), shift(output), view)  # pyright: ignore[reportArgumentType]
+    spec = ProjectionDimensionNumbers(shift(reduction), shift(output), view)
     return reading._replace(spec=spec, why=f"{reading.why}, stacked along axis {axis}")
 
 
