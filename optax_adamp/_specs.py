@@ -90,7 +90,7 @@ def count_from_front(spec: Any, shape: tuple[int, ...], place: str) -> Axes:
             f"{place}: {spec} names an axis more than once. Each axis is a reduction "
             "axis, an output axis or, if left out, a batch axis."
         )
-    view = getattr(spec, "view", "auto")
+    view: Any = getattr(spec, "view", "auto")
     if view not in _VIEWS:
         raise ValueError(
             f"{place}: the view of {spec} must be one of {', '.join(_VIEWS)}."
