@@ -83,7 +83,7 @@ def test_report_and_pictures(trained, curves, tmp_path, monkeypatch, capsys):
     vermilion = (0xD5 / 255, 0x5E / 255, 0)
     for name, colors, share in (
         (command.SHARES, (blue, orange), 0.04),
-        (command.CURVES, (blue, vermilion), 0.001),
+        (command.CURVES, (blue, vermilion), 0.0004),
     ):
         pixels = matplotlib.image.imread(tmp_path / name)[..., :3]
         for color in colors:

@@ -52,7 +52,7 @@ def save_curves(curves: dict[str, dict[str, np.ndarray]], path: Path) -> None:
         for (title, metrics), (color, style) in zip(curves.items(), LINES, strict=True):
             for metric, values in metrics.items():
                 panels[metric].plot(
-                    values, color=color, linestyle=style, label=title, linewidth=1
+                    values, color=color, linestyle=style, label=title, linewidth=1.5
                 )
         for metric, axes in panels.items():
             axes.set_title(METRICS[metric], loc="left", fontsize="medium")
