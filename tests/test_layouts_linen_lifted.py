@@ -413,7 +413,11 @@ CASES = {
     ),
     "shared": (Shared(), SQUARE, {"both/layers_0/kernel": DENSE}),
     "subclass": (Sub(SIZE), SQUARE, {"kernel": DENSE}),
-    "shapes": (nn.Dense(2), jax.ShapeDtypeStruct((1, 3), float), {"kernel": DENSE}),
+    "shapes": (
+        nn.Dense(2),
+        jax.ShapeDtypeStruct((1, 3), jnp.float32),
+        {"kernel": DENSE},
+    ),
     "LayerNorm of two axes": (nn.LayerNorm(feature_axes=(-2, -1)), SQUARES, {}),
     "Einsum without channels": (
         nn.Einsum((SIZE, SIZE), "bij,ij->bij"),
