@@ -412,19 +412,15 @@ def _layout(leaves: list[_Leaf], rows: dict[Names, Evidence]) -> DetectedLayout:
         if leaf.names not in rows:
             continue
         row = rows[leaf.names]
-        *above, own_name = leaf.names
-        node: Layout = layout
-        for name in above:
-            node = node.setdefault(name, Layout())
-        node[own_name] = None
         if leaf.axes is None:
-            node.reasons[own_name] = leaf.why
+            layout.put(leaf.names, None, leaf.why)
             continue
+        spec = None
         if row.verdict in ("channel", "layer"):
-            node[own_name] = ProjectionDimensionNumbers(
+            spec = ProjectionDimensionNumbers(
                 leaf.axes.reduction,
                 leaf.axes.output,
                 view=cast(View, row.verdict),
             )
-        node.reasons[own_name] = f"detected: {row.summary}"
+        layout.put(leaf.names, spec, f"detected: {row.summary}")
     return layout

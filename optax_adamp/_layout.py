@@ -1,6 +1,6 @@
 """A tree of specs that knows why it says what it says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,15 @@ class Layout(dict):
     def __init__(self, tree: Any = (), reasons: Mapping[Any, str] | None = None):
         super().__init__(tree)
         self.reasons = dict(reasons or {})
+
+    def put(self, path: Sequence[Any], spec: Any, reason: str) -> None:
+        """Sets the leaf at a path, and makes what is missing above it."""
+        *above, key = path
+        node = self
+        for name in above:
+            node = node.setdefault(name, Layout())
+        node[key] = spec
+        node.reasons[key] = reason
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
         """Its children in the order of their keys, as those of a dict."""

@@ -15,6 +15,7 @@ from optax_adamp._demo.layout_networks import (
     init,
     train,
 )
+from optax_adamp._trees import format_path, named_leaves
 
 STEPS = 300
 
@@ -89,10 +90,7 @@ def _projected(
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-    return {
-        jax.tree_util.keystr(keys, simple=True, separator="/"): leaf.shape
-        for keys, leaf in jax.tree.leaves_with_path(params)
-    }
+    return {format_path(names): leaf.shape for names, leaf in named_leaves(params)}
 
 
 def mean_shares(leaves: list[Leaf], field: str) -> Shares:

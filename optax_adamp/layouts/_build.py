@@ -52,7 +52,7 @@ def build_layout(
         if reading.spec is not None:
             place = f"{function}: {path}, an array of shape {parameter.shape}"
             count_from_front(reading.spec, parameter.shape, place)
-        _insert(layout, parameter.path, reading)
+        layout.put(parameter.path, reading.spec, reading.why)
     if uncovered:
         raise ValueError(_uncovered_message(uncovered, function))
     if unused:
@@ -87,14 +87,6 @@ def _override(
             f"of optax_adamp.layouts or None, but got {first!r}."
         )
     return Reading(first, why)
-
-
-def _insert(layout: Layout, path: tuple[Any, ...], reading: Reading) -> None:
-    *above, key = path
-    for name in above:
-        layout = layout.setdefault(name, Layout())
-    layout[key] = reading.spec
-    layout.reasons[key] = reading.why
 
 
 def _uncovered_message(uncovered: list[Parameter], function: str) -> str:
