@@ -467,9 +467,7 @@ def plot_pairs(
       score: Which entry of the results is drawn.
     """
     pairs = list(pairs)
-    _, (scores, gains) = plt.subplots(
-        1, 2, figsize=(9, 3.6), width_ratios=(1.6, 1)
-    )
+    _, (scores, gains) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.6, 1))
     ticks, names = [], []
     for place, (baseline, ours) in enumerate(pairs):
         before = np.asarray(results[baseline][score], np.float64)

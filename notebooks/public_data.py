@@ -10,6 +10,7 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 import soundfile
+
 from experiments import Split
 
 SAMPLE_RATE = 16_000

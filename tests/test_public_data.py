@@ -4,25 +4,14 @@ The stand-ins have the columns, types and file layout of the repositories on the
 """
 
 import io
-import sys
 
 import numpy as np
 import pytest
 
-from notebook_files import NOTEBOOKS
-
 _REASON = 'needs pip install -e ".[notebooks]"'
 datasets = pytest.importorskip("datasets", reason=_REASON)
 soundfile = pytest.importorskip("soundfile", reason=_REASON)
-
-
-@pytest.fixture(scope="module")
-def public_data():
-    sys.path.insert(0, str(NOTEBOOKS))
-    import public_data
-
-    yield public_data
-    sys.path.remove(str(NOTEBOOKS))
+public_data = pytest.importorskip("public_data", reason=_REASON)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +34,7 @@ def folder(path, parts, features, config="default"):
     return str(path)
 
 
-def test_cifar10(public_data, tmp_path):
+def test_cifar10(tmp_path):
     rng = np.random.default_rng(0)
 
     def rows(count):
@@ -73,7 +62,7 @@ def test_cifar10(public_data, tmp_path):
     assert train.labels.dtype == np.int32
 
 
-def test_speech_commands(public_data, tmp_path):
+def test_speech_commands(tmp_path):
     rng = np.random.default_rng(0)
     words = ["yes", "no", "_silence_"]
 
@@ -118,7 +107,7 @@ def test_speech_commands(public_data, tmp_path):
     np.testing.assert_array_equal(test.waves, train.waves[:1])
 
 
-def test_wikitext(public_data, tmp_path):
+def test_wikitext(tmp_path):
     parts = {
         "train": [{"text": " = Ä title = \n"}, {"text": ""}, {"text": " body \n"}],
         "validation": [{"text": "v"}],

@@ -1,0 +1,160 @@
+"""The notebooks run; what they keep is whole, and is what README says of them."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import summary
+
+NOTEBOOKS = Path(summary.__file__).parent
+NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+RESULTS = summary.results(NOTEBOOKS)
+README = (NOTEBOOKS.parent / "README.md").read_text()
+
+EXPERIMENTS = {
+    "adversarial_robustness",
+    "any_optimizer",
+    "audio_classification",
+    "biased_data",
+    "image_classification",
+    "image_retrieval",
+    "language_modelling",
+    "object_detection",
+    "quickstart",
+}
+each = pytest.mark.parametrize("name", NAMES)
+
+
+def load(name):
+    return json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())
+
+
+def code_cells(name):
+    return [cell for cell in load(name)["cells"] if cell["cell_type"] == "code"]
+
+
+def text_of(name):
+    """All that a notebook printed, and the text of what it displayed."""
+    return "\n".join(
+        "".join(output.get("text") or output.get("data", {}).get("text/plain", ""))
+        for cell in code_cells(name)
+        for output in cell["outputs"]
+    )
+
+
+@each
+def test_runs(name, monkeypatch, tmp_path):
+    reason = 'needs pip install -e ".[notebooks]"'
+    nbformat = pytest.importorskip("nbformat", reason=reason)
+    nbclient = pytest.importorskip("nbclient", reason=reason)
+    pytest.importorskip("pycocotools", reason=reason)
+    monkeypatch.setenv("OPTAX_ADAMP_QUICK", "1")
+    # The kernel's own, as a user has it: not what the tests' jax runs on.
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    resources = {"metadata": {"path": str(NOTEBOOKS)}}
+    nbclient.NotebookClient(notebook, timeout=900, resources=resources).execute()
+    again = [
+        output["data"][summary.RESULT_TYPE]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if summary.RESULT_TYPE in output.get("data", {})
+    ]
+    # The same experiment, only smaller: the same rows, marked as no result.
+    kept = [result for result in RESULTS if result["experiment"] == name]
+    assert [rows(result) for result in again] == [rows(result) for result in kept]
+    assert {result["mode"] for result in again} <= {"quick"}
+
+
+def rows(result):
+    return [
+        (row["baseline"], row["ours"], row["paper"]) for row in result["comparisons"]
+    ]
+
+
+@each
+def test_opens_with_what_it_shows_and_how_to_install_it(name):
+    cells = load(name)["cells"]
+    heading, *lines = "".join(cells[0]["source"]).splitlines()
+    assert re.match("# .+", heading)
+    purpose = " ".join(lines)
+    assert 1 <= len(re.findall(r"[.?!](?=\s|$)", purpose)) <= 3, purpose
+    first = next(cell for cell in cells if cell["cell_type"] == "code")
+    assert '%pip install --quiet "..[notebooks]"' in "".join(first["source"])
+    assert "not" in "".join(cells[-1]["source"]).splitlines()[0]
+    assert cells[-1]["cell_type"] == "markdown"
+
+
+@each
+def test_keeps_the_outputs_of_one_whole_run_in_full_mode(name):
+    cells = code_cells(name)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    text = text_of(name)
+    assert re.search(r"; jax \d+\.\d+\.\d+; \d{4}-\d\d-\d\d; full mode", text)
+    assert "Warning" not in text
+
+
+@each
+def test_shows_pictures(name):
+    pictures = [
+        output
+        for cell in code_cells(name)
+        for output in cell["outputs"]
+        if {"image/png", "image/gif"} & set(output.get("data", {}))
+        or "data:image/" in "".join(output.get("data", {}).get("text/html", ""))
+    ]
+    assert pictures
+
+
+def test_every_experiment_keeps_its_result():
+    assert [result["experiment"] for result in RESULTS] == sorted(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result["experiment"])
+def test_result_is_whole(result):
+    assert result["mode"] == "full"
+    assert result["minutes"] <= 30
+    for row in result["comparisons"]:
+        assert row["seeds"] >= 5
+        low, high = row["interval"]
+        assert low <= row["difference"] <= high
+        assert row["difference"] == pytest.approx(row["mean"] - row["baseline_mean"])
+        assert (row["verdict"] == "no difference seen") == (low <= 0 <= high)
+        assert 0 <= row["wins"] <= row["seeds"]
+
+
+def test_readme_shows_the_notebooks_own_results():
+    assert summary.with_table(README, RESULTS) == README
+
+
+def test_readme_names_every_notebook():
+    assert {name for name in NAMES if f"notebooks/{name}.ipynb" in README} == set(NAMES)
+
+
+def test_runs_are_compared_by_their_intervals():
+    def result(difference, interval):
+        row = {"baseline": "a", "ours": "b", "difference": difference}
+        return [{"experiment": "x", "comparisons": [row | {"interval": interval}]}]
+
+    kept = result(1.0, [0.5, 1.5])
+    lines, agree = summary.compare_runs(kept, result(1.4, [0.0, 9.0]))
+    assert agree
+    assert lines == ["x: a → b: +1.000 [+0.500, +1.500]; again +1.400, in"]
+    lines, agree = summary.compare_runs(kept, result(1.6, [0.0, 9.0]))
+    assert not agree
+    assert "OUTSIDE" in lines[0]
+    lines, agree = summary.compare_runs(kept, [])
+    assert not agree
+    assert lines[0].endswith("not run again")
+
+
+def test_kept_outputs_are_small():
+    sizes = {name: os.path.getsize(NOTEBOOKS / f"{name}.ipynb") for name in NAMES}
+    assert max(sizes.values()) < 3e6, sizes
