@@ -24,6 +24,7 @@ import optax
 import pandas as pd
 import scipy.stats
 from IPython.display import display
+from matplotlib.ticker import MaxNLocator
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
@@ -42,6 +43,11 @@ COLORS = {
     "Adam": "#009E73",
     "AdamW": "#0072B2",
     "AdamP": "#0072B2",
+    "Lion": "#D55E00",
+    "AdaBelief": "#0072B2",
+    "Muon": "#009E73",
+    "Yogi": "#CC79A7",
+    "Schedule-free": "#E69F00",
 }
 
 _STARTED = time.monotonic()
@@ -184,6 +190,7 @@ def tune(
     *,
     seeds: Iterable[int] = (1000,),
     at_once: int = 1,
+    score: Callable[[dict[str, Any]], float] | None = None,
 ) -> dict[str, Choice]:
     """The setting of each candidate's grid with the best mean `validation` score.
 
@@ -193,6 +200,8 @@ def tune(
       candidates: The optimizers by name.
       seeds: Every setting runs from each of them. `repeat` needs others.
       at_once: How many runs share a program on a CPU, by `vmap`.
+      score: From what `train` returned, as NumPy arrays, to the validation score; for
+        one that JAX cannot compute. By default it is the entry `validation`.
 
     Returns:
       The choices. What was tried is shown as a table, with a mark where the best lies
@@ -207,8 +216,13 @@ def tune(
             for decay in candidate.weight_decays
         ]
         runs = [(*setting, seed) for setting in grid for seed in seeds]
-        scores = _run(train, candidate.make, runs, f"Tuning {name}", at_once)
-        means = scores["validation"].reshape(len(grid), len(seeds)).mean(axis=1)
+        results = _run(train, candidate.make, runs, f"Tuning {name}", at_once)
+        if score is None:
+            scores = results["validation"]
+        else:
+            each = ({k: v[run] for k, v in results.items()} for run in range(len(runs)))
+            scores = np.array([score(result) for result in each])
+        means = scores.reshape(len(grid), len(seeds)).mean(axis=1)
         # A run that diverged is worse than any other.
         best = grid[int(np.argmax(np.nan_to_num(means, nan=-np.inf)))]
         choices[name] = best
@@ -441,6 +455,7 @@ def plot_curves(
                 linewidth=0,
             )
         panel.set(title=name, xlabel=x_label, ylabel=unit)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if key in log:
             panel.set_yscale("log")
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -484,21 +499,26 @@ def plot_pairs(
         gains.plot([low, high], [place, place], color=color, linewidth=2)
         gains.plot(row["difference"], place, "o", color=color)
     turned = {"rotation": 30, "ha": "right"} if max(map(len, names)) > 6 else {}
-    scores.set_xticks(ticks, names, **turned)
+    scores.set_xticks(ticks, [name.replace(", ", ",\n") for name in names], **turned)
     scores.set(title=title, ylabel=unit, xlabel="optimizer; a line joins one seed's")
+    scores.margins(x=0.1)
     gains.axvline(0, color="0.3", linewidth=1)
-    gains.set_yticks(range(len(pairs)), [f"{a} → {b}" for a, b in pairs])
+    arrow = " →\n" if max(map(len, names)) > 12 else " → "
+    gains.set_yticks(range(len(pairs)), [f"{a}{arrow}{b}" for a, b in pairs])
     gains.set_ylim(len(pairs) - 0.5, -0.5)
     gains.set(title="Paired difference, 95 % interval", xlabel=unit)
     plt.show()
 
 
 def style(optimizer: str) -> dict[str, Any]:
-    """Colour and line of an optimizer; a label may go on: `SGD, no decay`."""
-    name = optimizer.split(",")[0]
+    """Colour and line of an optimizer; a label may go on: `SGD, no decay`.
+
+    `Lion + projection` has the colour of `Lion`.
+    """
+    name, plus, _ = optimizer.split(",")[0].partition(" + projection")
     return {
         "color": COLORS.get(name, "#555555"),
-        "linestyle": "-" if name.endswith("P") else "--",
+        "linestyle": "-" if plus or name.endswith("P") else "--",
     }
 
 

@@ -23,8 +23,8 @@ The file holds mono samples at 8 kHz, 8-bit mu-law, one utterance after the othe
     made_by   ()                the version of eSpeak NG
 """
 
-import io
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +67,12 @@ MU = 255
 
 def speak(word: str, voice: str, accent: str, speed: int, pitch: int) -> np.ndarray:
     """One utterance without the silence around it; its peak is 1."""
-    command = ["espeak-ng", "-z", "-v", f"{accent}+{voice}"]
-    command += ["-s", str(speed), "-p", str(pitch), "--stdout", word]
-    wav = subprocess.run(command, check=True, capture_output=True).stdout
-    rate, samples = scipy.io.wavfile.read(io.BytesIO(wav))
+    with tempfile.TemporaryDirectory() as folder:
+        wav = str(Path(folder, "word.wav"))
+        command = ["espeak-ng", "-z", "-v", f"{accent}+{voice}", "-w", wav]
+        command += ["-s", str(speed), "-p", str(pitch), word]
+        subprocess.run(command, check=True)
+        rate, samples = scipy.io.wavfile.read(wav)
     wave = scipy.signal.resample_poly(samples.astype(np.float64), RATE, rate)
     wave /= np.abs(wave).max()
     loud = np.flatnonzero(np.abs(wave) > QUIET)
