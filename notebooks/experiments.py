@@ -205,7 +205,7 @@ def tune(
 
     Returns:
       The choices. What was tried is shown as a table, with a mark where the best lies
-      on an edge of its grid.
+      on an edge of three or more values.
     """
     seeds = list(seeds)
     choices, rows = {}, []
@@ -232,7 +232,7 @@ def tune(
                 ("rate", best.learning_rate, candidate.learning_rates),
                 ("decay", best.weight_decay, candidate.weight_decays),
             )
-            if len(values) > 1 and value in (min(values), max(values))
+            if len(values) > 2 and value in (min(values), max(values))
         ]
         rows.append(
             {
@@ -458,6 +458,10 @@ def plot_curves(
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if key in log:
             panel.set_yscale("log")
+            # A band that reaches zero has no lower end on such an axis.
+            lowest = min(line.get_ydata().min() for line in panel.lines)
+            if lowest > 0:
+                panel.set_ylim(bottom=max(panel.get_ylim()[0], lowest / 2))
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.suptitle(f"{title} (band: one standard deviation over seeds)", fontsize=10)

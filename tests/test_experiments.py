@@ -134,6 +134,32 @@ def test_tuning_takes_the_best_mean_of_the_grid(at_once):
     np.testing.assert_array_equal(again["inner"]["it"], range(5))
 
 
+def test_tuning_may_score_runs_outside_of_jax():
+    candidates = {"it": experiments.Candidate(optax.adamw, [1, 2, 3], [0.0, 0.1])}
+
+    def score(run):
+        assert run.keys() == {"validation", "it"}
+        return -float(run["validation"])  # So the worst is taken.
+
+    choices = experiments.tune(train, candidates, seeds=(0, 1), score=score)
+    assert choices["it"].learning_rate != 2
+
+
+@pytest.mark.parametrize(
+    ("rates", "edge"), [([1, 2, 3], ""), ([2, 2.5, 3], "rate"), ([2, 3], "")]
+)
+def test_tuning_says_where_the_best_lies_at_an_edge(rates, edge, monkeypatch):
+    shown = []
+    monkeypatch.setattr(experiments, "_show", shown.append)
+    experiments.tune(
+        train,
+        {"it": experiments.Candidate(optax.adamw, rates, [0.1])},
+        seeds=(0, 1),
+    )
+    (table,) = shown
+    assert list(table["at the edge"]) == [edge]
+
+
 def test_digits_are_split_without_overlap():
     parts = experiments.digits()
     assert [len(part.labels) for part in parts] == [1000, 297, 500]
