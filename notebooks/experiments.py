@@ -53,7 +53,7 @@ COLORS = {
 _STARTED = time.monotonic()
 
 Make = Callable[[Any, Any], optax.GradientTransformation]
-Train = Callable[[Make, jax.Array, jax.Array, jax.Array], dict[str, Any]]
+Train = Callable[..., dict[str, Any]]
 
 
 class Candidate(NamedTuple):
@@ -191,6 +191,7 @@ def tune(
     seeds: Iterable[int] = (1000,),
     at_once: int = 1,
     score: Callable[[dict[str, Any]], float] | None = None,
+    data: Any = None,
 ) -> dict[str, Choice]:
     """The setting of each candidate's grid with the best mean `validation` score.
 
@@ -202,6 +203,8 @@ def tune(
       at_once: How many runs share a program on a CPU, by `vmap`.
       score: From what `train` returned, as NumPy arrays, to the validation score; for
         one that JAX cannot compute. By default it is the entry `validation`.
+      data: Arrays that `train` gets as a last argument, if any. Those of some megabytes
+        that it takes from around it become constants, which are slow to compile.
 
     Returns:
       The choices. What was tried is shown as a table, with a mark where the best lies
@@ -216,7 +219,7 @@ def tune(
             for decay in candidate.weight_decays
         ]
         runs = [(*setting, seed) for setting in grid for seed in seeds]
-        results = _run(train, candidate.make, runs, f"Tuning {name}", at_once)
+        results = _run(train, candidate.make, runs, f"Tuning {name}", at_once, data)
         if score is None:
             scores = results["validation"]
         else:
@@ -258,8 +261,9 @@ def repeat(
     *,
     seeds: Iterable[int],
     at_once: int = 1,
+    data: Any = None,
 ) -> dict[str, dict[str, Any]]:
-    """Trains every candidate with its choice, from each of the seeds.
+    """Trains every candidate with its choice, from each of the seeds, as `tune` does.
 
     Returns:
       What `train` returned, as NumPy arrays with the seeds along the first axis.
@@ -272,6 +276,7 @@ def repeat(
             [(*choice, seed) for seed in seeds],
             name,
             at_once,
+            data,
         )
         for name, choice in choices.items()
     }
@@ -282,8 +287,12 @@ def _program(train: Train, make: Make) -> Callable[..., dict[str, Any]]:
     """One program serves tuning and testing: to compile it takes longer than a run."""
     # LLVM's further passes take three times as long and gain nothing here.
     options = {"xla_backend_optimization_level": 1}
+
+    def run(rate: jax.Array, decay: jax.Array, seed: jax.Array, data: Any) -> Any:
+        return train(make, rate, decay, seed, *(() if data is None else (data,)))
+
     return jax.jit(
-        jax.vmap(functools.partial(train, make)),
+        jax.vmap(run, in_axes=(0, 0, 0, None)),
         compiler_options=options if jax.default_backend() == "cpu" else None,
     )
 
@@ -294,6 +303,7 @@ def _run(
     runs: Sequence[tuple[float, float, int]],
     label: str,
     at_once: int,
+    data: Any,
 ) -> dict[str, Any]:
     """All runs, some at once: on a CPU in two threads, elsewhere in one program."""
     on_cpu = jax.default_backend() == "cpu"
@@ -301,6 +311,7 @@ def _run(
     padded = list(runs) + [runs[-1]] * (-len(runs) % size)
     chunks = [padded[at : at + size] for at in range(0, len(padded), size)]
     program = _program(train, make)
+    data = jax.device_put(data)
 
     def call(chunk: Sequence[tuple[float, float, int]]) -> dict[str, Any]:
         rates, decays, seeds = zip(*chunk, strict=True)
@@ -309,6 +320,7 @@ def _run(
                 jnp.asarray(rates, jnp.float32),
                 jnp.asarray(decays, jnp.float32),
                 jnp.asarray(seeds, jnp.int32),
+                data,
             )
         )
 
@@ -502,8 +514,11 @@ def plot_pairs(
         low, high = row["interval"]
         gains.plot([low, high], [place, place], color=color, linewidth=2)
         gains.plot(row["difference"], place, "o", color=color)
-    turned = {"rotation": 30, "ha": "right"} if max(map(len, names)) > 6 else {}
-    scores.set_xticks(ticks, [name.replace(", ", ",\n") for name in names], **turned)
+    scores.set_xticks(ticks, names)
+    if max(map(len, names)) > 6:
+        plt.setp(
+            scores.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor"
+        )
     scores.set(title=title, ylabel=unit, xlabel="optimizer; a line joins one seed's")
     scores.margins(x=0.1)
     gains.axvline(0, color="0.3", linewidth=1)
