@@ -8,6 +8,7 @@ score; `repeat` runs it from fresh seeds, and `compare` looks at their `test` sc
 import datetime
 import functools
 import math
+import operator
 import os
 import platform
 import time
@@ -190,7 +191,7 @@ def tune(
     *,
     seeds: Iterable[int] = (1000,),
     at_once: int = 1,
-    score: Callable[[dict[str, Any]], float] | None = None,
+    score: Callable[[dict[str, Any]], Any] = operator.itemgetter("validation"),
     data: Any = None,
 ) -> dict[str, Choice]:
     """The setting of each candidate's grid with the best mean `validation` score.
@@ -202,7 +203,7 @@ def tune(
       seeds: Every setting runs from each of them. `repeat` needs others.
       at_once: How many runs share a program on a CPU, by `vmap`.
       score: From what `train` returned, as NumPy arrays, to the validation score; for
-        one that JAX cannot compute. By default it is the entry `validation`.
+        one that JAX cannot compute.
       data: Arrays that `train` gets as a last argument, if any. Those of some megabytes
         that it takes from around it become constants, which are slow to compile.
 
@@ -220,11 +221,10 @@ def tune(
         ]
         runs = [(*setting, seed) for setting in grid for seed in seeds]
         results = _run(train, candidate.make, runs, f"Tuning {name}", at_once, data)
-        if score is None:
-            scores = results["validation"]
-        else:
-            each = ({k: v[run] for k, v in results.items()} for run in range(len(runs)))
-            scores = np.array([score(result) for result in each])
+        each = (
+            jax.tree.map(operator.itemgetter(run), results) for run in range(len(runs))
+        )
+        scores = np.array([score(result) for result in each])
         means = scores.reshape(len(grid), len(seeds)).mean(axis=1)
         # A run that diverged is worse than any other.
         best = grid[int(np.argmax(np.nan_to_num(means, nan=-np.inf)))]
