@@ -30,11 +30,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
+from summary import RESULT_TYPE
+
 # A look at the code in a minute or two: far too little training for a result.
 QUICK = os.environ.get("OPTAX_ADAMP_QUICK") == "1"
-
-# Under this type of its own, a notebook's output keeps what its tables were made of.
-RESULT_TYPE = "application/vnd.optax-adamp.result+json"
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. A baseline is
 # dashed, and its projected counterpart has the same colour and a solid line.

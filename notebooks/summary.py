@@ -10,7 +10,7 @@ run, and fails where the new mean lies outside of the kept interval.
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,26 @@ NOTEBOOKS = Path(__file__).parent
 README = NOTEBOOKS.parent / "README.md"
 START, END = "<!-- experiments: start -->\n", "<!-- experiments: end -->\n"
 
-# As in experiments.py, which needs more than this module to import.
+# Under this type of its own, a notebook's output keeps what its tables were made of.
 RESULT_TYPE = "application/vnd.optax-adamp.result+json"
 
 
-def results(notebooks: Path) -> list[dict[str, Any]]:
-    """What `experiments.compare` kept in the outputs of a folder's notebooks."""
+def results_of(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What `experiments.compare` kept in the outputs of a notebook."""
     return [
         output["data"][RESULT_TYPE]
-        for path in sorted(notebooks.glob("*.ipynb"))
-        for cell in json.loads(path.read_text())["cells"]
+        for cell in notebook["cells"]
         for output in cell.get("outputs", [])
         if RESULT_TYPE in output.get("data", {})
+    ]
+
+
+def results(notebooks: Path) -> list[dict[str, Any]]:
+    """The results of all notebooks in a folder, in the order of their names."""
+    return [
+        result
+        for path in sorted(notebooks.glob("*.ipynb"))
+        for result in results_of(json.loads(path.read_text()))
     ]
 
 

@@ -59,15 +59,9 @@ def test_runs(name, monkeypatch, tmp_path):
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     resources = {"metadata": {"path": str(NOTEBOOKS)}}
     nbclient.NotebookClient(notebook, timeout=900, resources=resources).execute()
-    again = [
-        output["data"][summary.RESULT_TYPE]
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if summary.RESULT_TYPE in output.get("data", {})
-    ]
     # The same experiment, only smaller, and marked as no result.
     kept = [result for result in RESULTS if result["experiment"] == name]
-    for quick, full in zip(again, kept, strict=True):
+    for quick, full in zip(summary.results_of(notebook), kept, strict=True):
         assert quick["mode"] == "quick"
         assert rows(quick)
         assert rows(quick) <= rows(full)
