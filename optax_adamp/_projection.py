@@ -6,6 +6,7 @@ channel, or one for the whole layer. All that the algorithm needs of a vector is
 inner products, and those of the layer are the sums of those of its channels.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -35,6 +36,8 @@ class Views(NamedTuple):
     layer: jax.Array
 
 
+# Traced once for all parameters of one shape, and compiled where the caller is not.
+@functools.partial(jax.jit, static_argnames="axes")
 def project(
     update: jax.Array,
     grad: jax.Array,
@@ -98,8 +101,12 @@ def view_sums(
     def size(dimensions: tuple[int, ...]) -> int:
         return math.prod(w.shape[axis] for axis in dimensions)
 
+    # Without a sign: XLA for CPUs would see that Adam squares the gradient as well, and
+    # keep all the squares in memory for both.
+    size_of_g = jnp.abs(g)
     channel_sums = _over_mesh(
-        (inner(g, w), inner(g, g), inner(w, w), inner(u, w)), axes.reduction_mesh
+        (inner(g, w), inner(size_of_g, size_of_g), inner(w, w), inner(u, w)),
+        axes.reduction_mesh,
     )
     length = size(axes.reduction) * (2 if jnp.iscomplexobj(w) else 1)
     length *= _parts(axes.reduction_mesh)
