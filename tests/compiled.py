@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import topologies
@@ -53,31 +52,6 @@ def h200() -> Any:
     return topologies.get_topology_desc(
         platform="cuda", topology_name="", topology="1x1x1", target_config=_H200
     ).devices[0]
-
-
-def matrices(*shapes: tuple[int, ...], dtype: Any = jnp.float32) -> list[Any]:
-    """Parameters without values."""
-    return [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-
-
-def resnet50() -> list[Any]:
-    """The 161 parameters of ResNet-50, in Flax's layout."""
-    shapes: list[tuple[int, ...]] = []
-
-    def convolution(size: int, inputs: int, outputs: int) -> None:
-        shapes.append((size, size, inputs, outputs))
-        shapes.extend([(outputs,)] * 2)  # The normalization that follows
-
-    convolution(7, 3, 64)
-    inputs = 64
-    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
-        convolution(1, inputs, 4 * width)  # The shortcut
-        for _ in range(blocks):
-            convolution(1, inputs, width)
-            convolution(3, width, width)
-            convolution(1, width, 4 * width)
-            inputs = 4 * width
-    return matrices(*shapes, (inputs, 1000), (1000,))
 
 
 def compile_step(tx: Any, params: Any, sharding: Any) -> jax.stages.Compiled:
@@ -120,12 +94,14 @@ def device_mesh(shape: tuple[int, ...], axis_type: AxisType = AxisType.Auto) -> 
 
 def arrays_moved(moved: float, params: Any) -> float:
     """Bytes moved over the bytes of all parameters."""
-    return moved / sum(array.size * array.dtype.itemsize for array in params)
+    arrays = jax.tree.leaves(params)
+    return moved / sum(array.size * array.dtype.itemsize for array in arrays)
 
 
 def scratch(compiled: jax.stages.Compiled, params: Any) -> float:
     """Scratch memory over the bytes of the largest parameter."""
-    largest = max(array.size * array.dtype.itemsize for array in params)
+    arrays = jax.tree.leaves(params)
+    largest = max(array.size * array.dtype.itemsize for array in arrays)
     return compiled.memory_analysis().temp_size_in_bytes / largest
 
 

@@ -5,6 +5,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import compiled
 import optax_adamp
+import trees
 
 INPUTS, OUTPUTS = 16, 32
 FLOAT32 = 4
@@ -40,7 +41,7 @@ OPTIMIZERS = {
 def sent(optimizer, spec, layers, stack, axis_type=AxisType.Auto):
     """The kinds of collectives in a step, and their bytes."""
     mesh = compiled.device_mesh((4, 2), axis_type)
-    params = compiled.matrices(*[(stack, INPUTS, OUTPUTS)] * layers)
+    params = trees.matrices(*[(stack, INPUTS, OUTPUTS)] * layers)
     program = compiled.compile_step(
         OPTIMIZERS[optimizer], params, NamedSharding(mesh, spec)
     )

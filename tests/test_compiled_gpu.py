@@ -4,12 +4,13 @@ import optax
 import pytest
 
 import compiled
+import trees
 from optax_adamp import ProjectionDimensionNumbers, adamp, sgdp
 
 for part in ("jax_plugins.xla_cuda12", "nvidia.cuda_nvcc"):
     pytest.importorskip(part, reason='needs pip install -e ".[gpu-compile]"')
 
-MATRIX = compiled.matrices((8192, 8192))
+MATRIX = trees.matrices((8192, 8192))
 INPUT_LAST = ProjectionDimensionNumbers(reduction_axis=1, output_axis=0)
 CHANNEL = ProjectionDimensionNumbers(0, 1, view="channel")
 
@@ -50,6 +51,6 @@ def test_arrays_moved(step):
 def test_resnet50(optimizer, most_arrays):
     """54 of its 161 parameters are projected; the others take one kernel each."""
     tx = optimizer(1e-3, weight_decay=0.1)
-    kernels, moved = kernels_and_arrays(tx, compiled.resnet50())
+    kernels, moved = kernels_and_arrays(tx, trees.resnet50())
     assert moved < most_arrays
     assert kernels <= 410

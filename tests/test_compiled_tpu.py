@@ -5,14 +5,15 @@ import optax
 import pytest
 
 import compiled
+import trees
 from optax_adamp import ProjectionDimensionNumbers, adamp, sgdp
 
 pytest.importorskip("libtpu", reason='needs pip install -e ".[tpu-compile]"')
 
 # Large, so that nothing stays in the chip's own memory between two passes.
-FOUR = compiled.matrices(*[(8192, 8192)] * 4)
-STACKED = compiled.matrices((8, 4096, 4096))
-BFLOAT16 = compiled.matrices((8192, 8192), dtype=jnp.bfloat16)
+FOUR = trees.matrices(*[(8192, 8192)] * 4)
+STACKED = trees.matrices((8, 4096, 4096))
+BFLOAT16 = trees.matrices((8192, 8192), dtype=jnp.bfloat16)
 OF_STACK = ProjectionDimensionNumbers(1, 2)
 
 # The arrays that a step must move. The radial part is known only after all of a weight

@@ -1,0 +1,195 @@
+"""What a step costs, measured side by side with what it replaces.
+
+    python tests/benchmarks             # some 20 minutes on two cores
+    python tests/benchmarks --quick     # a look at the code, in a minute: no result
+    python tests/benchmarks step train  # only these parts
+
+Prints a table, and writes benchmarks.json and benchmarks.png. PyTorch takes part where
+it is installed: `pip install -e ".[parity]"`. On a GPU or TPU the training steps are
+larger, in bfloat16.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import problems
+import report
+import timing
+import training_steps
+from contenders import (
+    JAX_CONTENDERS,
+    RATIOS,
+    TORCH_CONTENDERS,
+    run_program,
+    torch_is_here,
+)
+from tqdm import tqdm
+
+import optax_adamp
+import trees
+
+PARTS = ("step", "train", "compile")
+# The arrays that a step of AdamP moves at least, see tests/test_compiled_tpu.py.
+TWO_PASSES = 10
+
+
+def compare_steps(quick: bool, seconds: float) -> tuple[list[Any], list[str]]:
+    """The optimizer's step alone."""
+    ratios, notes = [], []
+    cases = problems.QUICK if quick else problems.FULL
+    for name, (shapes, dimension_numbers) in cases.items():
+        problem = problems.make_problem(shapes(), dimension_numbers)
+        contenders = dict(JAX_CONTENDERS)
+        # The reference knows no stacked layers.
+        if torch_is_here() and "scanned" not in name:
+            contenders |= TORCH_CONTENDERS
+        runs = {
+            contender: prepare(problem)
+            for contender, prepare in tqdm(contenders.items(), desc=name)
+        }
+        times = timing.interleave(runs, rounds=3 if quick else 10, seconds=seconds)
+        ratios += _ratios(name, times)
+        gigabytes = TWO_PASSES * 4 * trees.size(problem.params) / 1e9
+        rate = gigabytes / statistics.median(times["adamp"])
+        notes.append(
+            f"{name}: adamp at {TWO_PASSES} arrays a step moves {rate:.3g} GB/s."
+        )
+        del problem, runs
+    notes.append(f"Negating an array in place moves {_bandwidth(quick):.3g} GB/s.")
+    return ratios, notes
+
+
+def compare_training(quick: bool, seconds: float) -> tuple[list[Any], list[str]]:
+    """Whole training steps of two networks."""
+    if quick:
+        tasks = [
+            training_steps.gpt2(
+                sequences=2, length=8, layers=2, width=24, vocabulary=64, context=8
+            )
+        ]
+    elif jax.default_backend() == "cpu":
+        tasks = [
+            training_steps.resnet50(images=32, size=128),
+            training_steps.gpt2(sequences=4, length=256),
+        ]
+    else:
+        tasks = [
+            training_steps.resnet50(images=128, size=224, dtype=jnp.bfloat16),
+            training_steps.gpt2(sequences=16, length=1024, dtype=jnp.bfloat16),
+        ]
+    ratios = []
+    for task in tasks:
+        axes = task.dimension_numbers
+        optimizers = {
+            "adamw": optax.adamw(1e-4, weight_decay=1e-2),
+            "adamp": optax_adamp.adamp(1e-4, weight_decay=1e-2, dimension_numbers=axes),
+        }
+        runs = {
+            name: run_program(*training_steps.training_step(task, tx), task.batch)
+            for name, tx in tqdm(optimizers.items(), desc=task.name)
+        }
+        times = timing.interleave(runs, rounds=3 if quick else 10, seconds=seconds)
+        ratios += _ratios(f"training: {task.name}", times)
+    return ratios, []
+
+
+def compare_compilation(quick: bool, seconds: float) -> tuple[list[Any], list[str]]:
+    """From Python to the program, for a tree of 300 parameters."""
+    del seconds
+    shapes = [(256, 256), (256,), (256,), (256, 1024), (1024,), (3, 3, 64, 64)]
+    repeats, rounds = (1, 1) if quick else (50, 5)
+    problem = problems.make_problem(trees.matrices(*shapes * repeats), None)
+    seconds_of = {name: [] for name in ("adamw", "adamp", "sgd", "sgdp")}
+    for _ in tqdm(range(rounds), desc="compilation"):
+        for name, measured in seconds_of.items():
+            measured.append(JAX_CONTENDERS[name](problem).compile_seconds)
+    times = {name: np.array(measured) for name, measured in seconds_of.items()}
+    return _ratios(f"compilation, {len(shapes) * repeats} arrays", times), []
+
+
+def hardware() -> str:
+    """The device by name, the versions, and the date."""
+    device = jax.devices()[0]
+    name = device.device_kind
+    if device.platform == "cpu":
+        listing = Path("/proc/cpuinfo")
+        lines = listing.read_text().splitlines() if listing.exists() else []
+        models = [line.split(": ")[1] for line in lines if "model name" in line]
+        name = f"{os.cpu_count()} cores of {(models or [platform.machine()])[0]}"
+    versions = [f"jax {jax.__version__}"]
+    if torch_is_here():
+        import torch
+
+        versions.append(f"torch {torch.__version__}")
+    return f"{name}, {', '.join(versions)}, {datetime.date.today()}"
+
+
+def _ratios(problem: str, times: timing.Times) -> list[Any]:
+    rows = []
+    for name, baseline in RATIOS:
+        if name in times and baseline in times:
+            median, low, high = timing.median_ratio(times, name, baseline)
+            rows.append(
+                {
+                    "problem": problem,
+                    "name": name,
+                    "baseline": baseline,
+                    "baseline_seconds": float(statistics.median(times[baseline])),
+                    "ratio": median,
+                    "quartiles": [low, high],
+                    "rounds": len(times[name]),
+                }
+            )
+    return rows
+
+
+def _bandwidth(quick: bool) -> float:
+    """What memory can do at best: GB/s of reading and writing an array."""
+    array = jnp.ones(2**20 if quick else 2**27)
+    run = run_program(lambda x, _: -x, array, None)
+    times = timing.interleave({"negate": run}, rounds=10, seconds=0)
+    return 2 * array.nbytes / 1e9 / statistics.median(times["negate"])
+
+
+def main() -> None:
+    """Runs the parts, and reports."""
+    parser = argparse.ArgumentParser(
+        prog="python tests/benchmarks", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="part")
+    parser.add_argument("--quick", action="store_true", help="only a look at the code")
+    parser.add_argument(
+        "--seconds", type=float, default=30, help="for the rounds of a problem"
+    )
+    parser.add_argument("--output", type=Path, default=Path(), help="a folder")
+    options = parser.parse_args()
+    functions = dict(
+        zip(PARTS, (compare_steps, compare_training, compare_compilation), strict=True)
+    )
+    measured: dict[str, Any] = {"hardware": hardware(), "ratios": [], "notes": []}
+    if options.quick:
+        measured["notes"].append("Quick mode: nothing here is a result.")
+    for part in options.parts or PARTS:
+        seconds = 0 if options.quick else options.seconds
+        ratios, notes = functions[part](options.quick, seconds)
+        measured["ratios"] += ratios
+        measured["notes"] += notes
+    print(report.markdown(measured))
+    for path in report.write(measured, options.output):
+        print(f"Wrote {path}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Parameters of networks in use: their shapes, without values."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optax_adamp import ProjectionDimensionNumbers, layouts
+
+
+def matrices(*shapes: tuple[int, ...], dtype: Any = jnp.float32) -> list[Any]:
+    """Parameters of the given shapes."""
+    return [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+
+
+def resnet50() -> dict[str, Any]:
+    """The 161 parameters of ResNet-50, 25.6 million numbers, in Flax's layout."""
+
+    def convolution(size: int, inputs: int, outputs: int) -> dict[str, Any]:
+        return {
+            **_dict(kernel=(size, size, inputs, outputs)),
+            # Of the normalization that follows
+            **_dict(scale=(outputs,), bias=(outputs,)),
+        }
+
+    tree: dict[str, Any] = {"stem": convolution(7, 3, 64)}
+    inputs = 64
+    for stage, (blocks, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512))):
+        for block in range(blocks):
+            convolutions = {
+                "conv0": convolution(1, inputs, width),
+                "conv1": convolution(3, width, width),
+                "conv2": convolution(1, width, 4 * width),
+            }
+            if block == 0:
+                convolutions["shortcut"] = convolution(1, inputs, 4 * width)
+            tree[f"stage{stage}_block{block}"] = convolutions
+            inputs = 4 * width
+    return {**tree, "head": _dict(kernel=(inputs, 1000), bias=(1000,))}
+
+
+def gpt2(
+    *,
+    scanned: bool,
+    layers: int = 12,
+    width: int = 768,
+    vocabulary: int = 50257,
+    context: int = 1024,
+) -> dict[str, Any]:
+    """The parameters of GPT-2 small, 124 million numbers.
+
+    Scanned, every array of its blocks has all layers along the first axis. Otherwise
+    each layer has arrays of its own.
+    """
+
+    def dense(inputs: int, outputs: int) -> dict[str, Any]:
+        return _dict(kernel=(inputs, outputs), bias=(outputs,))
+
+    def norm() -> dict[str, Any]:
+        return _dict(scale=(width,), bias=(width,))
+
+    block = {
+        "norm0": norm(),
+        "qkv": dense(width, 3 * width),
+        "out": dense(width, width),
+        "norm1": norm(),
+        "up": dense(width, 4 * width),
+        "down": dense(4 * width, width),
+    }
+    if scanned:
+        blocks: Any = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((layers, *leaf.shape), leaf.dtype), block
+        )
+    else:
+        blocks = {f"{layer}": block for layer in range(layers)}
+    return {
+        **_dict(tokens=(vocabulary, width), positions=(context, width)),
+        "blocks": blocks,
+        "norm": norm(),
+    }
+
+
+def gpt2_dimension_numbers(*, scanned: bool) -> dict[str, Any]:
+    """The axes of GPT-2's parameters."""
+    of_embedding = ProjectionDimensionNumbers(reduction_axis=1, output_axis=0)
+    plain = layouts.output_last
+    return {
+        "tokens": of_embedding,
+        "positions": of_embedding,
+        "blocks": layouts.stacked(plain, axis=0) if scanned else plain,
+        "norm": plain,
+    }
+
+
+def size(tree: Any) -> int:
+    """How many numbers a tree holds."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _dict(**shapes: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()
+    }
