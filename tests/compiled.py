@@ -39,19 +39,17 @@ device_description_str: "NVIDIA H200"
 
 
 @functools.cache
-def tpu(topology: str) -> Any:
-    """One chip of a TPU slice, such as "v5e:2x4"."""
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[
-        0
-    ]
+def tpus(topology: str) -> list[Any]:
+    """The chips of a TPU slice, such as "v5e:2x4"."""
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 
 
 @functools.cache
-def h200() -> Any:
-    """One NVIDIA H200."""
+def h200s(topology: str = "1x1x1") -> list[Any]:
+    """NVIDIA H200s; "2x8x1" are two hosts with eight."""
     return topologies.get_topology_desc(
-        platform="cuda", topology_name="", topology="1x1x1", target_config=_H200
-    ).devices[0]
+        platform="cuda", topology_name="", topology=topology, target_config=_H200
+    ).devices
 
 
 def compile_step(tx: Any, params: Any, sharding: Any) -> jax.stages.Compiled:
@@ -60,14 +58,17 @@ def compile_step(tx: Any, params: Any, sharding: Any) -> jax.stages.Compiled:
     Args:
       tx: The optimizer.
       params: A tree of `jax.ShapeDtypeStruct`.
-      sharding: How all parameters, and what belongs to them, lie on the devices; or one
-        device.
+      sharding: How the parameters, and what belongs to them, lie on the devices: a tree
+        of `NamedSharding`, one for all, or one device.
     """
-    if not isinstance(sharding, NamedSharding):
+    if isinstance(sharding, jax.Device):
         sharding = NamedSharding(Mesh(np.array([sharding]), "x"), PartitionSpec())
-    replicated = NamedSharding(sharding.mesh, PartitionSpec())
+    if isinstance(sharding, NamedSharding):
+        sharding = jax.tree.map(lambda _: sharding, params)
+    mesh = jax.tree.leaves(sharding)[0].mesh
+    replicated = NamedSharding(mesh, PartitionSpec())
 
-    def place(array: Any, sharding: Any = sharding) -> Any:
+    def place(array: Any, sharding: Any) -> Any:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
     def step(params: Any, state: Any, grads: Any) -> Any:
@@ -78,11 +79,12 @@ def compile_step(tx: Any, params: Any, sharding: Any) -> jax.stages.Compiled:
         tx,
         place,
         jax.eval_shape(tx.init, params),
+        sharding,
         transform_non_params=lambda array: place(array, replicated),
     )
-    params = jax.tree.map(place, params)
+    params = jax.tree.map(place, params, sharding)
     jitted = jax.jit(step, donate_argnums=(0, 1))
-    with jax.set_mesh(sharding.mesh):
+    with jax.set_mesh(mesh):
         return jitted.lower(params, state, params).compile()
 
 
@@ -133,15 +135,26 @@ def gpu_kernels(compiled: jax.stages.Compiled) -> dict[str, int]:
     }
 
 
-def collectives(compiled: jax.stages.Compiled) -> list[Operation]:
-    """What is sent between devices, with the bytes that arrive at each of them."""
-    kinds = ("all-", "collective-", "ragged-", "reduce-scatter", "send", "recv")
-    operations = _operations(compiled.as_text())
-    return [operation for operation in operations if operation.opcode.startswith(kinds)]
+class Collective(NamedTuple):
+    """A message between devices."""
+
+    kind: str
+    result_bytes: int  # That arrive at each of them.
+
+
+def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
+    """What devices send each other in a step."""
+    # %name = (f32[8]{0:T(8,128)}, f32[]) all-reduce-start(%operand), more
+    kinds = r"(?:all|collective|ragged|send|recv|reduce-scatter)\b[\w-]*"
+    return [
+        Collective(kind.removesuffix("-start"), _bytes_of(result))
+        for result, kind in re.findall(rf" = (.+?) ({kinds})\(", compiled.as_text())
+        if not kind.endswith("-done")
+    ]
 
 
 def _operations(text: str) -> Iterator[Operation]:
-    """The operations in the text of a program for CPU or GPU."""
+    """The operations in the text of a program for a GPU."""
     for line in text.splitlines():
         # %name = f32[8,16]{1,0} opcode(%operand, %operand), more
         match = re.match(r"\s*(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)", line)
@@ -151,12 +164,16 @@ def _operations(text: str) -> Iterator[Operation]:
                 name,
                 opcode,
                 re.findall(r"%([\w.-]+)", operands),
-                sum(
-                    math.prod(int(size) for size in shape.split(",") if size)
-                    * _itemsize(dtype)
-                    for dtype, shape in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", result)
-                ),
+                _bytes_of(result),
             )
+
+
+def _bytes_of(result: str) -> int:
+    """Bytes of a result, for "(f32[8,16]{1,0}, f32[])" and the like."""
+    return sum(
+        math.prod(int(size) for size in shape.split(",") if size) * _itemsize(dtype)
+        for dtype, shape in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", result)
+    )
 
 
 def _itemsize(dtype: str) -> int:

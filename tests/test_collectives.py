@@ -46,7 +46,7 @@ def sent(optimizer, spec, layers, stack, axis_type=AxisType.Auto):
         OPTIMIZERS[optimizer], params, NamedSharding(mesh, spec)
     )
     operations = compiled.collectives(program)
-    kinds = [operation.opcode for operation in operations]
+    kinds = [operation.kind for operation in operations]
     return kinds, sum(operation.result_bytes for operation in operations)
 
 

@@ -32,7 +32,7 @@ STEPS = {
 
 def kernels_and_arrays(tx, params):
     kernels = compiled.gpu_kernels(
-        compiled.compile_step(tx, params, compiled.h200())
+        compiled.compile_step(tx, params, compiled.h200s()[0])
     ).values()
     return len(kernels), compiled.arrays_moved(sum(kernels), params)
 

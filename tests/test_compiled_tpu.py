@@ -38,7 +38,7 @@ STEPS = {
 @pytest.mark.parametrize("step", STEPS)
 def test_moves_no_more_than_two_passes_must(step):
     tx, params, arrays = STEPS[step]
-    program = compiled.compile_step(tx, params, compiled.tpu("v5e:2x4"))
+    program = compiled.compile_step(tx, params, compiled.tpus("v5e:2x4")[0])
     moved = compiled.arrays_moved(compiled.bytes_accessed(program), params)
     # The sums of the channels come on top.
     assert moved == pytest.approx(arrays, abs=0.005)
@@ -47,7 +47,7 @@ def test_moves_no_more_than_two_passes_must(step):
 @pytest.mark.parametrize("topology", ["v5p:2x2x1", "v6e:2x2"])
 def test_other_chips(topology):
     tx, params, arrays = STEPS["adamp"]
-    program = compiled.compile_step(tx, params, compiled.tpu(topology))
+    program = compiled.compile_step(tx, params, compiled.tpus(topology)[0])
     moved = compiled.arrays_moved(compiled.bytes_accessed(program), params)
     assert moved == pytest.approx(arrays, abs=0.005)
 
@@ -58,5 +58,5 @@ def test_other_chips(topology):
 def test_scratch_memory(step, leaves):
     """At most the update of one parameter is kept, and that only with Nesterov."""
     tx, params, _ = STEPS[step]
-    program = compiled.compile_step(tx, params, compiled.tpu("v5e:2x4"))
+    program = compiled.compile_step(tx, params, compiled.tpus("v5e:2x4")[0])
     assert compiled.scratch(program, params) < leaves + 0.01

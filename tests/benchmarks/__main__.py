@@ -2,7 +2,7 @@
 
     python tests/benchmarks             # some 20 minutes on two cores
     python tests/benchmarks --quick     # a look at the code, in a minute: no result
-    python tests/benchmarks step train  # only these parts
+    python tests/benchmarks --only step train
 
 Prints a table, and writes benchmarks.json and benchmarks.png. PyTorch takes part where
 it is installed: `pip install -e ".[parity]"`. On a GPU or TPU the training steps are
@@ -16,7 +16,7 @@ import platform
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
@@ -40,26 +40,35 @@ from tqdm import tqdm
 import optax_adamp
 import trees
 
-PARTS = ("step", "train", "compile")
+
+class Options(NamedTuple):
+    """How much is done."""
+
+    quick: bool
+    torch: bool
+    rounds: int  # At least
+    seconds: float  # For further rounds of a problem
+
+
 # The arrays that a step of AdamP moves at least, see tests/test_compiled_tpu.py.
 TWO_PASSES = 10
 
 
-def compare_steps(quick: bool, seconds: float) -> tuple[list[Any], list[str]]:
+def compare_steps(options: Options) -> tuple[list[Any], list[str]]:
     """The optimizer's step alone."""
     ratios, notes = [], []
-    cases = problems.QUICK if quick else problems.FULL
+    cases = problems.QUICK if options.quick else problems.FULL
     for name, (shapes, dimension_numbers) in cases.items():
         problem = problems.make_problem(shapes(), dimension_numbers)
         contenders = dict(JAX_CONTENDERS)
         # The reference knows no stacked layers.
-        if torch_is_here() and "scanned" not in name:
+        if options.torch and "scanned" not in name:
             contenders |= TORCH_CONTENDERS
         runs = {
             contender: prepare(problem)
             for contender, prepare in tqdm(contenders.items(), desc=name)
         }
-        times = timing.interleave(runs, rounds=3 if quick else 10, seconds=seconds)
+        times = timing.interleave(runs, rounds=options.rounds, seconds=options.seconds)
         ratios += _ratios(name, times)
         gigabytes = TWO_PASSES * 4 * trees.size(problem.params) / 1e9
         rate = gigabytes / statistics.median(times["adamp"])
@@ -67,13 +76,14 @@ def compare_steps(quick: bool, seconds: float) -> tuple[list[Any], list[str]]:
             f"{name}: adamp at {TWO_PASSES} arrays a step moves {rate:.3g} GB/s."
         )
         del problem, runs
-    notes.append(f"Negating an array in place moves {_bandwidth(quick):.3g} GB/s.")
+    best = _bandwidth(options.quick)
+    notes.append(f"Negating an array in place moves {best:.3g} GB/s.")
     return ratios, notes
 
 
-def compare_training(quick: bool, seconds: float) -> tuple[list[Any], list[str]]:
+def compare_training(options: Options) -> tuple[list[Any], list[str]]:
     """Whole training steps of two networks."""
-    if quick:
+    if options.quick:
         tasks = [
             training_steps.gpt2(
                 sequences=2, length=8, layers=2, width=24, vocabulary=64, context=8
@@ -100,16 +110,15 @@ def compare_training(quick: bool, seconds: float) -> tuple[list[Any], list[str]]
             name: run_program(*training_steps.training_step(task, tx), task.batch)
             for name, tx in tqdm(optimizers.items(), desc=task.name)
         }
-        times = timing.interleave(runs, rounds=3 if quick else 10, seconds=seconds)
+        times = timing.interleave(runs, rounds=options.rounds, seconds=options.seconds)
         ratios += _ratios(f"training: {task.name}", times)
     return ratios, []
 
 
-def compare_compilation(quick: bool, seconds: float) -> tuple[list[Any], list[str]]:
+def compare_compilation(options: Options) -> tuple[list[Any], list[str]]:
     """From Python to the program, for a tree of 300 parameters."""
-    del seconds
     shapes = [(256, 256), (256,), (256,), (256, 1024), (1024,), (3, 3, 64, 64)]
-    repeats, rounds = (1, 1) if quick else (50, 5)
+    repeats, rounds = (1, 1) if options.quick else (50, 5)
     problem = problems.make_problem(trees.matrices(*shapes * repeats), None)
     seconds_of = {name: [] for name in ("adamw", "adamp", "sgd", "sgdp")}
     for _ in tqdm(range(rounds), desc="compilation"):
@@ -117,6 +126,13 @@ def compare_compilation(quick: bool, seconds: float) -> tuple[list[Any], list[st
             measured.append(JAX_CONTENDERS[name](problem).compile_seconds)
     times = {name: np.array(measured) for name, measured in seconds_of.items()}
     return _ratios(f"compilation, {len(shapes) * repeats} arrays", times), []
+
+
+PARTS = {
+    "step": compare_steps,
+    "train": compare_training,
+    "compile": compare_compilation,
+}
 
 
 def hardware() -> str:
@@ -168,26 +184,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python tests/benchmarks", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="part")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="some of the parts"
+    )
     parser.add_argument("--quick", action="store_true", help="only a look at the code")
+    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     parser.add_argument(
         "--seconds", type=float, default=30, help="for the rounds of a problem"
     )
     parser.add_argument("--output", type=Path, default=Path(), help="a folder")
-    options = parser.parse_args()
-    functions = dict(
-        zip(PARTS, (compare_steps, compare_training, compare_compilation), strict=True)
+    arguments = parser.parse_args()
+    options = Options(
+        quick=arguments.quick,
+        torch=torch_is_here() and not arguments.no_torch,
+        rounds=3 if arguments.quick else 10,
+        seconds=0 if arguments.quick else arguments.seconds,
     )
     measured: dict[str, Any] = {"hardware": hardware(), "ratios": [], "notes": []}
     if options.quick:
         measured["notes"].append("Quick mode: nothing here is a result.")
-    for part in options.parts or PARTS:
-        seconds = 0 if options.quick else options.seconds
-        ratios, notes = functions[part](options.quick, seconds)
+    for part in arguments.only:
+        ratios, notes = PARTS[part](options)
         measured["ratios"] += ratios
         measured["notes"] += notes
     print(report.markdown(measured))
-    for path in report.write(measured, options.output):
+    for path in report.write(measured, arguments.output):
         print(f"Wrote {path}.")
 
 

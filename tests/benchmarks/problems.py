@@ -18,13 +18,7 @@ class Problem(NamedTuple):
 
 
 # Name to shapes and axes, small enough for a look in a second.
-QUICK = {
-    "2 × 64²": (lambda: trees.matrices(*[(64, 64)] * 2), None),
-    "small GPT-2, scanned": (
-        lambda: trees.gpt2(scanned=True, layers=2, width=16, vocabulary=64, context=16),
-        trees.gpt2_dimension_numbers(scanned=True),
-    ),
-}
+QUICK = {"2 × 64²": (lambda: trees.matrices(*[(64, 64)] * 2), None)}
 FULL = {
     "ResNet-50": (trees.resnet50, None),
     "GPT-2 small": (

@@ -1,42 +1,30 @@
 """What was measured, as a table, as JSON, and as a picture."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-COLUMNS = {
-    "problem": "problem",
-    "what": "what",
-    "baseline_ms": "baseline, ms",
-    "ratio": "ratio",
-    "quartiles": "quartiles",
-    "rounds": "rounds",
-}
-
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The table, with the hardware's name above and what the memory can do below."""
-    lines = [report["hardware"], "", _row(COLUMNS.values()), _row(["---"] * 6)]
+    """The table: a row for a problem, a column for a comparison."""
+    pairs = list(dict.fromkeys(_pair(entry) for entry in report["ratios"]))
+    rows: dict[str, dict[str, str]] = {}
     for entry in report["ratios"]:
         low, high = entry["quartiles"]
-        lines.append(
-            _row(
-                [
-                    entry["problem"],
-                    f"{entry['name']} / {entry['baseline']}",
-                    f"{1e3 * entry['baseline_seconds']:.3g}",
-                    f"**{entry['ratio']:.2f}**",
-                    f"{low:.2f} to {high:.2f}",
-                    str(entry["rounds"]),
-                ]
-            )
-        )
-    lines += ["", *(f"- {note}" for note in report["notes"])]
-    return "\n".join(lines)
+        cell = f"**{entry['ratio']:.2f}** ({low:.2f} to {high:.2f})"
+        rows.setdefault(entry["problem"], {})[_pair(entry)] = cell
+    table = [["", *pairs], ["---"] * (len(pairs) + 1)]
+    table += [
+        [problem, *(cells.get(pair, "–") for pair in pairs)]
+        for problem, cells in rows.items()
+    ]
+    lines = [f"{report['hardware']}:", ""]
+    lines += [f"| {' | '.join(row)} |" for row in table]
+    return "\n".join([*lines, "", *(f"- {note}" for note in report["notes"])])
 
 
 def write(report: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -54,8 +42,7 @@ def draw(report: Mapping[str, Any]) -> Figure:
     """Each ratio as a bar, its quartiles as a whisker; one panel a comparison."""
     pairs: dict[str, list[Any]] = {}
     for entry in report["ratios"]:
-        pair = f"{entry['name']} / {entry['baseline']}"
-        pairs.setdefault(pair, []).append(entry)
+        pairs.setdefault(_pair(entry), []).append(entry)
     heights = [len(entries) + 1 for entries in pairs.values()]
     figure, panels = plt.subplots(
         len(pairs),
@@ -91,5 +78,5 @@ def draw(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _row(cells: Sequence[str] | Any) -> str:
-    return f"| {' | '.join(cells)} |"
+def _pair(entry: Mapping[str, Any]) -> str:
+    return f"{entry['name']} / {entry['baseline']}"

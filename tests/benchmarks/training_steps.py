@@ -47,7 +47,8 @@ def gpt2(
     def loss(params: Any, tokens: jax.Array) -> jax.Array:
         return _gpt2_loss(jax.tree.map(lambda x: x.astype(dtype), params), tokens)
 
-    name = f"GPT-2 small, {sequences} × {length} tokens"
+    millions = trees.size(params) / 1e6
+    name = f"GPT-2 of {millions:.3g} million, {sequences} × {length} tokens"
     axes = trees.gpt2_dimension_numbers(scanned=True)
     return Task(name, params, loss, tokens, axes)
 

@@ -1,0 +1,101 @@
+"""The benchmarks measure what they say, whatever they find."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import contenders
+import jax
+import numpy as np
+import optax
+import problems
+import pytest
+import report
+import timing
+from port import adamp_port
+
+import trees
+from optax_adamp import adamp
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """What a quick run prints, and the folder with what it writes."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    command = [sys.executable, BENCHMARKS, "--quick", "--no-torch", "--output", folder]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout, folder
+
+
+def test_quick_run_compares_all_pairs(quick):
+    printed, folder = quick
+    measured = json.loads((folder / "benchmarks.json").read_text())
+    compared = {
+        (entry["problem"], entry["name"], entry["baseline"])
+        for entry in measured["ratios"]
+    }
+    of_jax = {pair for pair in contenders.RATIOS if "torch" not in pair[0]}
+    assert compared >= {(name, *pair) for name in problems.QUICK for pair in of_jax}
+    parts = {name.split()[0] for name, *_ in compared if name not in problems.QUICK}
+    assert parts == {"training:", "compilation,"}
+    assert report.markdown(measured) in printed
+    assert "nothing here is a result" in printed
+    assert (folder / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_contenders_take_turns(monkeypatch):
+    """A clock that only the contenders move."""
+    now, order = 0.0, []
+
+    def run_of(name, seconds):
+        def steps(count):
+            nonlocal now
+            now += count * seconds
+            order.append((name, count))
+
+        return contenders.Run(steps, compile_seconds=0.0)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    runs = {"fast": run_of("fast", 1 / 128), "slow": run_of("slow", 1 / 32)}
+    times = timing.interleave(runs, rounds=3, seconds=0)
+    # Three steps of the fast one last as long as a timing must.
+    rounds = order[-6:]
+    assert rounds[:4] == [("fast", 3), ("slow", 1), ("slow", 1), ("fast", 3)]
+    np.testing.assert_allclose(times["fast"], [1 / 128] * 3)
+    np.testing.assert_allclose(times["slow"], [1 / 32] * 3)
+    assert timing.median_ratio(times, "slow", "fast") == pytest.approx((4, 4, 4))
+
+
+def test_ratios_are_of_the_same_round():
+    """A machine that was slow for a round was so for both."""
+    times = {"a": np.array([2.0, 20.0, 6.0]), "b": np.array([1.0, 10.0, 2.0])}
+    assert timing.median_ratio(times, "a", "b") == (2, 2, 2.5)
+
+
+def test_gradients_are_orthogonal_to_weights():
+    problem = problems.make_problem(trees.matrices((3, 3, 8, 16), (64, 32), (5,)), None)
+    for weight, grad in zip(problem.params[:2], problem.grads[:2], strict=True):
+        inner = (weight * grad).sum(tuple(range(weight.ndim - 1)))
+        assert abs(inner).max() < 1e-5
+
+
+def test_port_takes_the_steps_of_the_package():
+    """What is timed beside the package is right, but for batch axes."""
+    shapes = trees.matrices((3, 3, 8, 16), (64, 32), (5,))
+    problem = problems.make_problem(shapes, None)
+    # Neither view, the layer, and every channel
+    aims = (np.ones(16), np.resize([1.0, -1.0], 16), np.zeros(16))
+    for aim in aims:
+        grads = [problem.grads[0] + aim * problem.params[0], *problem.grads[1:]]
+        stepped = []
+        for tx in (adamp(1e-2, weight_decay=0.1), adamp_port(1e-2, 0.1, None)):
+            updates, _ = jax.jit(tx.update)(
+                grads, tx.init(problem.params), problem.params
+            )
+            stepped.append(optax.apply_updates(problem.params, updates))
+        chex.assert_trees_all_close(*stepped, atol=1e-6, rtol=1e-5)
