@@ -99,3 +99,10 @@ def test_port_takes_the_steps_of_the_package():
             )
             stepped.append(optax.apply_updates(problem.params, updates))
         chex.assert_trees_all_close(*stepped, atol=1e-6, rtol=1e-5)
+
+
+def test_resnet50_can_be_differentiated():
+    """Quick runs train the other network alone."""
+    task = training_steps.resnet50(images=2, size=32)
+    grads = jax.eval_shape(jax.grad(task.loss), task.params, task.batch)
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads, task.params)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import trees
@@ -93,7 +94,7 @@ def _convolve(x: jax.Array, layer: Any, *, stride: int = 1) -> jax.Array:
 def _resnet_loss(params: Any, batch: Any) -> jax.Array:
     images, labels = batch
     x = jax.nn.relu(_convolve(images, params["stem"], stride=2))
-    lowest = jnp.array(-jnp.inf, x.dtype)
+    lowest = np.array(-np.inf, x.dtype)  # Concrete, or it has no gradient.
     x = jax.lax.reduce_window(
         x, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME"
     )
