@@ -14,6 +14,7 @@ import problems
 import pytest
 import report
 import timing
+import training_steps
 from port import adamp_port
 
 import trees
