@@ -91,7 +91,8 @@ def compare_training(options: Options) -> tuple[list[Any], list[str]]:
         ]
     elif jax.default_backend() == "cpu":
         tasks = [
-            training_steps.resnet50(images=32, size=128),
+            training_steps.resnet50(images=32, size=64),
+            training_steps.gpt2(sequences=2, length=256),
             training_steps.gpt2(sequences=4, length=256),
         ]
     else:
