@@ -107,3 +107,12 @@ def test_resnet50_can_be_differentiated():
     task = training_steps.resnet50(images=2, size=32)
     grads = jax.eval_shape(jax.grad(task.loss), task.params, task.batch)
     chex.assert_trees_all_equal_shapes_and_dtypes(grads, task.params)
+
+
+def test_readme_shows_what_was_measured():
+    """The table that a run prints is copied from it, with its JSON and its picture."""
+    root = BENCHMARKS.parent.parent
+    measured = json.loads((root / ".github" / "benchmarks.json").read_text())
+    _, shown = (root / "README.md").read_text().split("<!-- benchmarks: start -->\n")
+    shown, _ = shown.split("<!-- benchmarks: end -->")
+    assert shown == report.markdown(measured) + "\n"
