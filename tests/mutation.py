@@ -1,6 +1,8 @@
 """Changes the package in one place at a time, and counts the changes no test notices.
 
-    python tests/mutation.py _projection _specs
+    python tests/mutation.py                 # hours
+    python tests/mutation.py _projection layouts._nnx
+    python tests/mutation.py --sample 300    # at random, of all modules
 
 Run it from the root of the repository. A mutant is a module in which one operator,
 number, string, condition, argument, return value or statement differs; it dies when a
@@ -8,16 +10,18 @@ test fails. Each runs in a process forked after the slow imports, and tests stop
 first failure, so that most mutants take seconds. What survives is printed at the end.
 """
 
+import argparse
 import ast
 import copy
 import importlib.abc
 import importlib.util
 import os
+import random
 import resource
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +64,7 @@ TESTS = {
         "test_wrappers.py",
     ),
     "_transform": (
+        "test_messages.py",
         "test_counterexamples.py",
         "test_with_gradient.py",
         "test_bad_input.py",
@@ -69,8 +74,10 @@ TESTS = {
         "test_describing_trees.py",
         "test_loops.py",
         "test_wrappers.py",
+        "test_events.py",
     ),
     "_alias": (
+        "test_messages.py",
         "test_counterexamples.py",
         "test_bad_input.py",
         "test_properties_base.py",
@@ -80,7 +87,45 @@ TESTS = {
         "test_hyperparameters.py",
         "test_golden.py",
         "test_chain.py",
+        "test_events.py",
     ),
+    "_checks": ("test_messages.py", "test_bad_input.py"),
+    "_partition_specs": ("test_messages.py", "test_shard_map.py"),
+    "_rules": (
+        "test_layouts_stacked.py",
+        "test_messages.py",
+        "test_layouts_haiku.py",
+        "test_layouts_maxtext.py",
+    ),
+    "_layout": ("test_describe.py", "test_layouts_nnx.py", "test_layouts_agree.py"),
+    "_table": ("test_table.py", "test_describe.py"),
+    "_describe": ("test_describe.py", "test_describing_trees.py"),
+    "_measure": ("test_measure.py", "test_messages.py"),
+    "_detect": ("test_detect.py", "test_messages.py", "test_detect_models.py"),
+    "_evidence": ("test_detect.py", "test_detect_models.py"),
+    "layouts._build": ("test_messages.py", "test_layouts_nnx.py"),
+    "layouts._haiku": ("test_layouts_haiku.py", "test_messages.py"),
+    "layouts._kernels": (
+        "test_layouts_nnx.py",
+        "test_layouts_linen.py",
+        "test_layouts_haiku.py",
+    ),
+    "layouts._linen": (
+        "test_layouts_linen_lifted.py",
+        "test_layouts_linen.py",
+        "test_messages.py",
+        "test_layouts_agree.py",
+    ),
+    "layouts._linen_layers": ("test_layouts_linen.py", "test_layouts_agree.py"),
+    "layouts._maxtext": ("test_layouts_maxtext.py", "test_messages.py"),
+    "layouts._nnx": (
+        "test_layouts_nnx.py",
+        "test_layouts_nnx_lifted.py",
+        "test_messages.py",
+        "test_layouts_agree.py",
+    ),
+    "layouts._output_first": ("test_layouts_equinox.py",),
+    "layouts._stacked": ("test_layouts_stacked.py", "test_messages.py"),
 }
 
 SWAPS: dict[type, tuple[type, ...]] = {
@@ -216,7 +261,7 @@ def test_in_child(module: str, path: Path, tree: ast.Module, log: Path) -> int:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         sys.meta_path.insert(0, Finder(f"optax_adamp.{module}", path, tree))
         files = [str(ROOT / "tests" / name) for name in TESTS[module]]
-        options = "-xq", "-pno:cacheprovider", "--hypothesis-profile=mutation"
+        options = "-xq", "-n0", "-pno:cacheprovider", "--hypothesis-profile=mutation"
         status = int(pytest.main([*options, *files]))
     except Exception:
         traceback.print_exc()
@@ -226,14 +271,24 @@ def test_in_child(module: str, path: Path, tree: ast.Module, log: Path) -> int:
         os._exit(status)
 
 
-def mutate(module: str, logs: Path) -> tuple[int, list[Mutant]]:
-    """The number of mutants, and those that survive."""
-    path = ROOT / "optax_adamp" / f"{module}.py"
+class Result(NamedTuple):
+    """What became of the mutants of a module."""
+
+    count: int
+    survivors: list[Mutant]
+
+
+def mutate(module: str, logs: Path, chosen: Callable[[Mutant], bool]) -> Result:
+    """Tests the chosen mutants of a module."""
+    path = path_of(module)
     tree = ast.parse(path.read_text())
+    mutants = [mutant for mutant in mutants_of(tree) if chosen(mutant)]
+    if not mutants:
+        return Result(0, [])
     plain = logs / "plain"
     if os.waitpid(test_in_child(module, path, tree, plain), 0)[1] != 0:
         sys.exit(f"{plain.read_text()}\nThe tests of {module} fail without a change.")
-    mutants, running, survivors = mutants_of(tree), {}, []
+    running, survivors = {}, []
 
     def reap():
         process, status = os.wait()
@@ -255,20 +310,40 @@ def mutate(module: str, logs: Path) -> tuple[int, list[Mutant]]:
         mutant.container[mutant.key] = original
     while running:
         reap()
-    return len(mutants), sorted(survivors, key=lambda mutant: mutant.line)
+    return Result(len(mutants), sorted(survivors, key=lambda mutant: mutant.line))
 
 
-def main(modules: list[str]) -> None:
+def path_of(module: str) -> Path:
+    return ROOT / "optax_adamp" / f"{module.replace('.', '/')}.py"
+
+
+def main() -> None:
     """Prints how many mutants died, and which did not."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("modules", nargs="*", help="such as _projection; else all")
+    parser.add_argument("--sample", type=int, help="so many mutants of all of them")
+    arguments = parser.parse_args()
+    modules = arguments.modules or list(TESTS)
+    share = 1.0
+    if arguments.sample:
+        trees = [ast.parse(path_of(module).read_text()) for module in modules]
+        share = arguments.sample / sum(len(mutants_of(tree)) for tree in trees)
+    rng = random.Random(0)
     with tempfile.TemporaryDirectory() as directory:
-        results = {module: mutate(module, Path(directory)) for module in modules}
+        results = {
+            module: mutate(module, Path(directory), lambda _: rng.random() < share)
+            for module in modules
+        }
     for module, (count, survivors) in results.items():
         print(f"{module}: {count - len(survivors)} of {count} mutants die")
         for mutant in survivors:
             print(f"  survives: line {mutant.line}: {mutant.what}")
+    count = sum(result.count for result in results.values())
+    survive = sum(len(result.survivors) for result in results.values())
+    print(f"In all {count - survive} of {count} mutants die.")
 
 
 if __name__ == "__main__":
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    main(sys.argv[1:] or list(TESTS))
+    main()
