@@ -288,7 +288,9 @@ def _scale_by_adam(
     return optax.GradientTransformation(adam.init, update_fn)
 
 
-def _divide_decay(weight_decay: optax.ScalarOrSchedule, divisor: Any) -> Any:
+def _divide_decay(
+    weight_decay: optax.ScalarOrSchedule, divisor: Any
+) -> optax.ScalarOrSchedule:
     if callable(weight_decay):
         return lambda count: weight_decay(count) / divisor
     return weight_decay / divisor

@@ -93,7 +93,9 @@ _COLUMNS = {
 }
 
 
-def describe(params: Any, dimension_numbers: DimensionNumbers | None = None) -> Table:
+def describe(
+    params: Any, dimension_numbers: DimensionNumbers | None = None
+) -> Table[Description]:
     """Shows which axes of each parameter form a channel, and who says so.
 
     Nothing in an array tells its input axes from its output axes, and where an

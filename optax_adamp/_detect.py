@@ -1,8 +1,10 @@
 """Which weights are scale-invariant, decided once, before training."""
 
+import collections
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
@@ -50,7 +52,7 @@ class DetectedLayout(Layout):
       evidence: A table with one row a parameter.
     """
 
-    evidence: Table = Table((), {})
+    evidence: Table[Evidence] = Table((), {})
 
 
 def detect_scale_invariance(
@@ -171,7 +173,8 @@ def detect_scale_invariance(
     treedef = jax.tree.structure(params, is_leaf=is_absent)
     trained = [leaf for leaf in leaves if leaf.has_gradient]
     problem = _problem(loss_fn, leaves, treedef)
-    batch, taken = None, []
+    batch: Any = None
+    taken: list[Any] = []
     for count, batch in enumerate(itertools.islice(batches, num_batches)):
         weights = _perturb(trained, seed, count)
         taken.append(jax.device_get(problem.gradient_sums(weights, batch)))
@@ -220,17 +223,18 @@ def _check_numbers(num_batches: int, delta: float, eps: float) -> None:
 def _leaves(params: Any, dimension_numbers: DimensionNumbers | None) -> list[_Leaf]:
     refuse_model(params, function="detect_scale_invariance")
     named = named_leaves(params, is_leaf=is_absent)
-    paths = [names for names, _ in named]
     if all(is_absent(node) for _, node in named):
         raise ValueError(
             "detect_scale_invariance needs the params, but got a tree without arrays. "
             "A Flax model that was never initialized has none."
         )
-    if () in paths or len(set(paths)) < len(paths):
-        raise ValueError(
-            "detect_scale_invariance needs a path for each parameter, but got a lone "
-            "array, or two with the same path. Put them into a dict."
-        )
+    for names, count in collections.Counter(names for names, _ in named).items():
+        if count > 1 or not names:
+            what = f"{count} at {format_path(names)}" if names else "a lone array"
+            raise ValueError(
+                "detect_scale_invariance needs a path of its own for each parameter, "
+                f"but got {what}. Put them into a dict."
+            )
     for names, node in named:
         if is_absent(node):
             continue
@@ -238,7 +242,7 @@ def _leaves(params: Any, dimension_numbers: DimensionNumbers | None) -> list[_Le
         if isinstance(node, jax.ShapeDtypeStruct):
             raise ValueError(
                 f"detect_scale_invariance needs numbers, but {format_path(names)} has "
-                "only a shape. Initialize the model."
+                f"only a shape, {node.shape}. Initialize the model."
             )
     resolutions = resolve_dimension_numbers(
         dimension_numbers,
@@ -273,14 +277,19 @@ def _problem(loss_fn: Loss, leaves: list[_Leaf], treedef: Any) -> _Problem:
         ]
         return _check_scalar(loss_fn(jax.tree.unflatten(treedef, arrays), batch))
 
-    @jax.jit
-    def gradient_sums(weights, batch):
-        grads = jax.grad(loss)(weights, batch)
-        return list(map(_sums, grads, weights, axes))
+    gradient: Callable[..., list[jax.Array]] = jax.grad(loss)
 
     @jax.jit
-    def scaled_loss(weights, batch, factors):
-        return loss(jax.tree.map(lambda w, f: w * f, weights, factors), batch)
+    def gradient_sums(
+        weights: list[jax.Array], batch: Any
+    ) -> list[tuple[jax.Array, ...] | None]:
+        return list(map(_sums, gradient(weights, batch), weights, axes))
+
+    @jax.jit
+    def scaled_loss(
+        weights: list[jax.Array], batch: Any, factors: list[jax.Array]
+    ) -> jax.Array:
+        return loss(list(map(operator.mul, weights, factors)), batch)
 
     return _Problem(gradient_sums, scaled_loss)
 
@@ -378,8 +387,8 @@ def _verify(
     ]
     sums = problem.gradient_sums(*at)
     before = problem.scaled_loss(*at, unscaled)
-    precision = max(jnp.finfo(x.dtype).eps for x in (before, *unscaled))
-    rounding = _ROUNDINGS * float(precision) * abs(float(before))
+    precisions: list[Any] = [jnp.finfo(x.dtype).eps for x in (before, *unscaled)]
+    rounding = _ROUNDINGS * float(max(precisions)) * abs(float(before))
     verified = dict(rows)
     for index, leaf in enumerate(trained):
         row = rows[leaf.names]

@@ -125,7 +125,7 @@ _COLUMNS = {
 }
 
 
-def evidence_table(rows: Sequence[Evidence]) -> Table:
+def evidence_table(rows: Sequence[Evidence]) -> Table[Evidence]:
     """The rows with what was found in all, and every remark, below."""
 
     def count(*verdicts: str) -> int:

@@ -9,7 +9,7 @@ from optax_adamp._trees import Names
 
 
 @jax.tree_util.register_pytree_with_keys_class
-class Layout(dict):
+class Layout(dict[Any, Any]):
     """A tree of specs, for `dimension_numbers`, that keeps the reason for each.
 
     A nested dict with the paths of the params, whose leaves are
@@ -53,8 +53,9 @@ def reason_of(description: Any, names: Names) -> str | None:
     """The reason for the leaf at a path, if the description holds one."""
     if not names or not isinstance(description, Mapping):
         return None
+    tree: Mapping[Any, Any] = description
     first, *rest = names
-    key = next((key for key in description if str(key) == first), None)
+    key = next((key for key in tree if str(key) == first), None)
     if rest:
-        return reason_of(description.get(key), tuple(rest))
-    return getattr(description, "reasons", {}).get(key)
+        return reason_of(tree.get(key), tuple(rest))
+    return getattr(tree, "reasons", {}).get(key)

@@ -1,6 +1,7 @@
 """What the projection does at one step, in figures to log."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -268,7 +269,7 @@ def _measure_leaf(
         )
     # What is left are the batch axes.
     return jax.tree.map(
-        lambda values: jnp.squeeze(values, axis=axes.reduction + axes.output),
+        functools.partial(jnp.squeeze, axis=axes.reduction + axes.output),
         measurement,
     )
 

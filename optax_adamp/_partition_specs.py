@@ -50,7 +50,9 @@ def add_mesh_axes(
         place = f"{format_path(names)}, an array of shape {jnp.shape(weight)}"
         mesh_axes = _mesh_axes(spec, jnp.ndim(weight), manual, place)
         if manual:
-            _check_variation(weight, spec, frozenset().union(*mesh_axes), manual, place)
+            _check_variation(
+                weight, spec, frozenset[str]().union(*mesh_axes), manual, place
+            )
         return leaf_axes._replace(
             reduction_mesh=sum((mesh_axes[axis] for axis in leaf_axes.reduction), ()),
             output_mesh=sum((mesh_axes[axis] for axis in leaf_axes.output), ()),
@@ -78,13 +80,13 @@ def _mesh_axes(
             f"partition_specs of {place}, must be a jax.sharding.PartitionSpec, or "
             f"None for a parameter that is whole on every device, but got {spec!r}."
         )
-    parts = () if spec is None else tuple(spec)
+    parts: tuple[Any, ...] = () if spec is None else tuple(spec)
     if len(parts) > ndim:
         raise ValueError(
             f"partition_specs of {place}: {spec} has {len(parts)} entries for {ndim} "
             "axes."
         )
-    named = [part if isinstance(part, tuple) else (part,) for part in parts]
+    named: list[Any] = [part if isinstance(part, tuple) else (part,) for part in parts]
     named += [()] * (ndim - len(named))
     return [tuple(name for name in part if name in manual) for part in named]
 

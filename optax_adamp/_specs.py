@@ -71,7 +71,7 @@ def count_from_front(spec: Any, shape: tuple[int, ...], place: str) -> Axes:
       ValueError: If the spec does not fit the shape, or contradicts itself.
     """
 
-    def count(axes: Sequence[int] | int) -> tuple[int, ...]:
+    def count(axes: Sequence[Any] | int) -> tuple[int, ...]:
         axes = tuple(axes) if isinstance(axes, Sequence) else (axes,)
         for axis in axes:
             if not isinstance(axis, SupportsIndex):

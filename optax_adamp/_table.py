@@ -2,10 +2,12 @@
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex, TypeVar, overload
+
+Row = TypeVar("Row")
 
 
-class Table(Sequence):
+class Table(Sequence[Row]):
     """Rows of plain data, with notes below.
 
     A sequence of its rows, which are named tuples of one type. `print` gives aligned
@@ -21,7 +23,7 @@ class Table(Sequence):
 
     def __init__(
         self,
-        rows: Sequence[NamedTuple],
+        rows: Sequence[Row],
         columns: Mapping[str, str],
         notes: Sequence[str] = (),
     ):
@@ -36,13 +38,19 @@ class Table(Sequence):
         self.columns = dict(columns)
         self.notes = tuple(notes)
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Row, ...]: ...
+
     def __getitem__(self, index: Any) -> Any:
         return self.rows[index]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
     def __str__(self) -> str:
@@ -74,9 +82,9 @@ class _Column(NamedTuple):
     is_numeric: bool
 
 
-def _filled_columns(table: Table) -> list[_Column]:
+def _filled_columns(table: Table[Any]) -> list[_Column]:
     """The columns of a table; of a table without rows, all of them."""
-    columns = []
+    columns: list[_Column] = []
     for attribute, heading in table.columns.items():
         values = [getattr(row, attribute) for row in table]
         cells = [_format(value) for value in values]

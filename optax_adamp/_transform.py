@@ -12,6 +12,7 @@ from optax_adamp._dimension_numbers import (
 )
 from optax_adamp._partition_specs import PartitionSpecs, add_mesh_axes
 from optax_adamp._projection import project
+from optax_adamp._specs import Axes
 from optax_adamp._trees import (
     Names,
     call_if_function,
@@ -163,7 +164,13 @@ def scale_by_projection(
             raise ValueError(_NO_GRAD)
         decay, state = _decay_of_step(weight_decay, state)
 
-        def update_leaf(update, gradient, weight, leaf_axes, is_decayed):
+        def update_leaf(
+            update: Any,
+            gradient: Any,
+            weight: Any,
+            leaf_axes: Axes | None,
+            is_decayed: bool,
+        ) -> Any:
             if is_absent(update):
                 return update
             return project(
@@ -178,7 +185,7 @@ def scale_by_projection(
             )
 
         named_updates = named_leaves(updates, is_leaf=is_absent)
-        treedef = jax.tree.structure(updates, is_leaf=is_absent)
+        treedef: Any = jax.tree.structure(updates, is_leaf=is_absent)
         gradients = leaves_like(named_updates, treedef, grad, argument="grad")
         weights = leaves_like(named_updates, treedef, params, argument="params")
         named_weights = [
@@ -196,8 +203,8 @@ def scale_by_projection(
         )
         decayed = _resolve_mask(mask, params, named_weights)
         new_updates = [
-            update_leaf(update, *rest)
-            for (_, update), *rest in zip(
+            update_leaf(update, gradient, weight, leaf_axes, is_decayed)
+            for (_, update), gradient, weight, leaf_axes, is_decayed in zip(
                 named_updates, gradients, weights, axes, decayed, strict=True
             )
         ]

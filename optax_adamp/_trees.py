@@ -38,8 +38,10 @@ def named_leaves(
     A box holds its value and nothing else, which tells it from a module that has a
     parameter of that name beside others.
     """
-    paths_and_leaves = jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
-    children = defaultdict(set)
+    paths_and_leaves: list[tuple[tuple[Any, ...], Any]] = jax.tree.leaves_with_path(
+        tree, is_leaf=is_leaf
+    )
+    children: dict[tuple[Any, ...], set[Any]] = defaultdict(set)
     for path, _ in paths_and_leaves:
         for depth, key in enumerate(path):
             children[path[:depth]].add(key)
@@ -93,7 +95,8 @@ def leaves_like(
         leaves = treedef.flatten_up_to(tree)
     except ValueError as error:
         raise ValueError(
-            f"{argument} must have the tree structure of the {like}, but: {error}"
+            f"{argument} must have the tree structure of the {like}, but "
+            f"{_difference(named_updates, tree) or str(error).rstrip('.')}."
         ) from error
 
     def check(names: Names, update: Any, leaf: Any) -> Any:
@@ -111,6 +114,16 @@ def leaves_like(
         check(names, update, leaf)
         for (names, update), leaf in zip(named_updates, leaves, strict=True)
     ]
+
+
+def _difference(named_updates: list[tuple[Names, Any]], tree: Any) -> str:
+    """A path that only one of two trees has; empty if just their containers differ."""
+    ours = {format_path(names) for names, _ in named_updates}
+    theirs = {format_path(names) for names, _ in named_leaves(tree, is_leaf=is_absent)}
+    lacking, more = sorted(ours - theirs), sorted(theirs - ours)
+    return " and ".join(
+        [f"lacks {path}" for path in lacking[:1]] + [f"has {path}" for path in more[:1]]
+    )
 
 
 def call_if_function(
@@ -150,7 +163,7 @@ def match_prefix(
     entries = dict(named_leaves(description, is_leaf=is_leaf))
     known: set[Names] = {()}
     absent: set[Names] = set()
-    matches = []
+    matches: list[Entry] = []
     for names, leaf in params:
         above = [names[:depth] for depth in range(len(names), -1, -1)]
         known.update(above)

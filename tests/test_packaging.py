@@ -68,6 +68,23 @@ def test_the_library_imports_public_names_of_jax_and_optax_only():
             assert root == "optax_adamp" or not private, f"{path.name}: {module}"
 
 
+def test_import_warns_of_nothing_and_loads_nothing_optional():
+    code = """
+import sys
+import optax
+before = set(sys.modules)
+import optax_adamp
+print(*sorted(set(sys.modules) - before))
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    loaded = done.stdout.split()
+    assert "optax_adamp.layouts" in loaded
+    others = {name for name in loaded if name.split(".")[0] != "optax_adamp"}
+    # As far as jax and optax have not loaded them before.
+    assert others <= {"fnmatch", "html", "html.entities", "textwrap", "unicodedata"}
+
+
 def test_flax_is_imported_for_its_models_only():
     code = """
 import sys

@@ -35,9 +35,10 @@ class Layer(nn.Module):
         attend = nn.MultiHeadDotProductAttention(
             num_heads=4, normalize_qk=True, use_bias=False, name="attn"
         )
+        features = x.shape[-1]
         x = x + attend(nn.LayerNorm(name="norm_1")(x))
         hidden = nn.Dense(64, name="in")(nn.LayerNorm(name="norm_2")(x))
-        return x + nn.Dense(x.shape[-1], name="out")(nn.gelu(hidden)), None
+        return x + nn.Dense(features, name="out")(nn.gelu(hidden)), None
 
 
 class Transformer(nn.Module):
@@ -129,18 +130,20 @@ def train(
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])
         return losses.mean()
 
-    @jax.jit
+    gradient: Callable[..., Any] = jax.grad(loss_fn)
+
     def step(params: Any, state: Any, key: jax.Array) -> tuple[Any, Any, Any]:
         batch = jax.random.choice(key, len(labels), (BATCH_SIZE,))
-        grads = jax.grad(loss_fn)(params, batch)
+        grads = gradient(params, batch)
         updates, state = tx.update(grads, state, params)
         observed = observe(grads, params, updates)
         return optax.apply_updates(params, updates), state, observed
 
+    run_step: Callable[..., tuple[Any, Any, Any]] = jax.jit(step)
     state = tx.init(params)
-    every_step = []
+    every_step: list[Any] = []
     for key in jax.random.split(jax.random.key(1), steps):
-        params, state, observed = step(params, state, key)
+        params, state, observed = run_step(params, state, key)
         every_step.append(observed)
     return jax.tree.map(lambda *values: jnp.stack(values), *every_step)
 

@@ -60,7 +60,11 @@ def compare(network: Network) -> list[Leaf]:
         return [_projected(grads, params, layout, shapes) for layout in layouts]
 
     observed = train(network, tx, observe, STEPS)
-    right, naive = jax.tree.map(lambda share: float(jnp.mean(share)), observed)
+
+    def over_steps(share: jax.Array) -> float:
+        return float(jnp.mean(share))
+
+    right, naive = jax.tree.map(over_steps, observed)
     return [
         Leaf(
             path=path,

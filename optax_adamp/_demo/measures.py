@@ -20,7 +20,8 @@ class Shares(NamedTuple):
 def kernel_norms(params: Any) -> jax.Array:
     """The norm of each scale-invariant kernel."""
     kernels = scale_invariant_kernels(params)
-    return jnp.stack([jnp.linalg.norm(kernel) for kernel in kernels])
+    norms: list[jax.Array] = [jnp.linalg.norm(kernel) for kernel in kernels]
+    return jnp.stack(norms)
 
 
 def effective_step(before: Any, after: Any) -> jax.Array:
@@ -33,7 +34,7 @@ def effective_step(before: Any, after: Any) -> jax.Array:
     def directions(kernel: jax.Array) -> jax.Array:
         return kernel / jnp.linalg.norm(kernel, axis=0)
 
-    distances = [
+    distances: list[jax.Array] = [
         jnp.linalg.norm(directions(new) - directions(old), axis=0)
         for old, new in zip(
             scale_invariant_kernels(before), scale_invariant_kernels(after), strict=True

@@ -83,7 +83,7 @@ def table(histories: dict[str, History], seconds: dict[str, float], data: Data) 
 
 def comparisons(histories: dict[str, History], data: Data) -> str:
     """Whether the accuracies of a pair differ by more than the noise of the seeds."""
-    lines = []
+    lines: list[str] = []
     for name, history in histories.items():
         optimizer = OPTIMIZERS[name]
         if optimizer.baseline in histories:

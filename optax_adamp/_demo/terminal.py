@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 def import_extra(parser: argparse.ArgumentParser) -> None:
     """Ends the program if the extra `demo` is not there, and says how to get it."""
-    missing = []
+    missing: list[str] = []
     for module in EXTRA_MODULES:
         try:
             importlib.import_module(module)
@@ -36,7 +36,7 @@ def import_extra(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def one_line_on_failure(parser: argparse.ArgumentParser, path: Path) -> Iterator[None]:
+def one_line_on_failure(parser: argparse.ArgumentParser, path: Path) -> Generator[None]:
     """Ends the program if the file cannot be written inside this context."""
     try:
         yield

@@ -61,7 +61,7 @@ class Start(NamedTuple):
 def start(data: Data, seeds: int) -> Start:
     """Initializes one network per seed."""
 
-    def init(seed: jax.Array):
+    def init(seed: jax.Array) -> tuple[Any, ...]:
         init_key, batch_key = jax.random.split(jax.random.key(seed))
         model = Perceptron(data.train_images.shape[1], rngs=nnx.Rngs(init_key))
         return *nnx.split(model, nnx.Param, nnx.BatchStat), batch_key
@@ -96,9 +96,9 @@ def train(
         accuracy = jnp.mean(predictions == data.test_labels)
         return state, Observation(accuracy, kernel_norms(state.params), moved, views)
 
-    run_epoch = jax.jit(jax.vmap(epoch))
+    run_epoch: Callable[..., tuple[State, Observation]] = jax.jit(jax.vmap(epoch))
     state = _initial_state(tx, start)
-    observations = []
+    observations: list[Observation] = []
     for index in epochs:
         state, observation = run_epoch(state, _epoch_keys(start, index))
         # Waits for the device, so that a progress bar over the epochs tells the truth.
@@ -129,7 +129,11 @@ def time_steps(
 
         arguments = _initial_state(tx, start), _epoch_keys(start, 0)
         compiled = jax.jit(jax.vmap(epoch)).lower(*arguments).compile()
-        return lambda: jax.block_until_ready(compiled(*arguments))
+
+        def run() -> State:
+            return jax.block_until_ready(compiled(*arguments))
+
+        return run
 
     epochs = {name: make_epoch(tx) for name, tx in optimizers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in optimizers}
@@ -147,17 +151,19 @@ def time_steps(
 def _make_step(tx: optax.GradientTransformation, graphdef: Any, data: Data):
     """One training step of one seed, on the images with the given indices."""
 
-    def loss_fn(params: Any, batch_stats: Any, batch: jax.Array):
+    def loss_fn(
+        params: Any, batch_stats: Any, batch: jax.Array
+    ) -> tuple[jax.Array, Any]:
         model = nnx.merge(graphdef, params, batch_stats, copy=True)
         logits = model(jnp.asarray(data.train_images)[batch], train=True)
         labels = jnp.asarray(data.train_labels)[batch]
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return loss, nnx.state(model, nnx.BatchStat)
 
+    gradient: Callable[..., tuple[Any, Any]] = jax.grad(loss_fn, has_aux=True)
+
     def step(state: State, batch: jax.Array) -> tuple[State, Any]:
-        grads, batch_stats = jax.grad(loss_fn, has_aux=True)(
-            state.params, state.batch_stats, batch
-        )
+        grads, batch_stats = gradient(state.params, state.batch_stats, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return State(params, batch_stats, opt_state), grads
@@ -182,6 +188,9 @@ def _batches(data: Data, key: jax.Array) -> jax.Array:
 
 
 def _history(initial_norms: jax.Array, observations: list[Observation]) -> History:
+    def over_all(share: np.ndarray) -> float:
+        return float(np.mean(share))
+
     epochs = jax.tree.map(lambda *leaves: np.stack(leaves), *observations)
     start_norms = np.asarray(initial_norms)[None]
     norms = np.concatenate([start_norms, epochs.kernel_norms])
@@ -189,5 +198,5 @@ def _history(initial_norms: jax.Array, observations: list[Observation]) -> Histo
         accuracy=epochs.accuracy,
         norm_growth=np.mean(norms / start_norms, axis=-1),
         effective_step=epochs.effective_step,
-        views=jax.tree.map(lambda share: float(np.mean(share)), epochs.views),
+        views=jax.tree.map(over_all, epochs.views),
     )

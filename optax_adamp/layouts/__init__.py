@@ -14,10 +14,6 @@ from optax_adamp.layouts._maxtext import maxtext
 from optax_adamp.layouts._output_first import output_first
 from optax_adamp.layouts._stacked import stacked
 
-if TYPE_CHECKING:
-    from optax_adamp.layouts._linen import from_linen
-    from optax_adamp.layouts._nnx import from_nnx
-
 __all__ = [
     "Layout",
     "Rule",
@@ -32,9 +28,13 @@ __all__ = [
 
 _NEEDS_FLAX = {"from_linen": "_linen", "from_nnx": "_nnx"}
 
+if TYPE_CHECKING:  # Else a checker would believe that there is anything one asks for.
+    from optax_adamp.layouts._linen import from_linen
+    from optax_adamp.layouts._nnx import from_nnx
+else:
 
-def __getattr__(name: str) -> Any:
-    if name not in _NEEDS_FLAX:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_NEEDS_FLAX[name]}")
-    return getattr(module, name)
+    def __getattr__(name: str) -> Any:
+        if name not in _NEEDS_FLAX:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_NEEDS_FLAX[name]}")
+        return getattr(module, name)

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in (SHARES, CURVES):
         with one_line_on_failure(parser, folder / name):
             check_writable(folder / name)
-    shares = {}
+    shares: dict[str, list[layout_trap.Leaf]] = {}
     for name, network in NETWORKS.items():
         shares[name] = layout_trap.compare(network)
         print(f"{layout_trap.table(name, shares[name])}\n", flush=True)

@@ -39,7 +39,7 @@ def build_layout(
     overrides = dict(overrides or {})
     unused = set(overrides)
     layout = Layout()
-    uncovered = []
+    uncovered: list[Parameter] = []
     for parameter in parameters:
         path = "/".join(map(str, parameter.path))
         matching = [pattern for pattern in overrides if path_matches(path, pattern)]

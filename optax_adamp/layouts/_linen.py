@@ -91,7 +91,7 @@ def from_linen(
     if not params:
         raise ValueError(
             f"from_linen: {type(module).__name__} has no parameters when it is "
-            "initialized with these arguments."
+            "initialized with these arguments. Pass the module that holds them."
         )
     to_follow = {
         path: seen.shape
@@ -122,11 +122,12 @@ def _describe(other: Any) -> str:
     # Imported only now: whoever uses Linen need not have loaded NNX.
     from flax import nnx
 
+    name = type(other).__name__
     if isinstance(other, nnx.Module):
-        return f"{type(other).__name__} is an nnx.Module: use from_nnx."
+        return f"{name} is an nnx.Module: use from_nnx."
     if isinstance(other, type) and issubclass(other, nn.Module):
         return f"got the class {other.__name__}: pass an instance."
-    return f"got an object of type {type(other).__name__}."
+    return f"got an object of type {name}: pass the module that holds the parameters."
 
 
 class _Sighting(NamedTuple):
@@ -175,11 +176,13 @@ class _Init(NamedTuple):
         finish: Callable[[Any], Any] = lambda params: params,
     ) -> Any:
         """The shapes of what `finish` makes of the params."""
-        leaves, treedef = jax.tree.flatten((self.args, self.kwargs))
+        arguments = self.args, self.kwargs
+        leaves = jax.tree.leaves(arguments)
+        treedef: Any = jax.tree.structure(arguments)
         is_shape = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves]
         shapes = [leaf for leaf, hit in zip(leaves, is_shape, strict=True) if hit]
 
-        def init(*arrays):
+        def init(*arrays: Any) -> Any:
             given = iter(arrays)
             filled = [
                 next(given) if hit else leaf
@@ -202,7 +205,12 @@ def _observe(init: _Init) -> dict[Names, _Seen]:
     sightings: dict[Names, list[_Sighting]] = defaultdict(list)
     moved: dict[Names, bool] = {}
 
-    def interceptor(next_fun, args, kwargs, context):
+    def interceptor(
+        next_fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: Any,
+    ) -> Any:
         module = context.module
         before = {names for names, _ in _leaves_of(module)}
         result = next_fun(*args, **kwargs)
@@ -217,7 +225,7 @@ def _observe(init: _Init) -> dict[Names, _Seen]:
                 _add(sightings[path], _Sighting(value, shape, owner, reading, problem))
         return result
 
-    def finish(params):
+    def finish(params: Any) -> Any:
         params = nn.meta.unbox(params)
         for path, value in named_leaves(params):
             moved[path] = all(value is not seen.value for seen in sightings[path])
@@ -251,7 +259,7 @@ def _add(sightings: list[_Sighting], new: _Sighting) -> None:
         sightings.append(new)
 
 
-class _Witnessed(nn.meta.AxisMetadata):
+class _Witnessed(nn.meta.AxisMetadata[Any]):
     """An array with a witness of what happens to it; a box, as Flax calls it."""
 
     def __init__(self, value: Any, witness: Any):
@@ -305,7 +313,12 @@ def _follow(init: _Init, shapes: dict[Names, Shape]) -> dict[Names, _Places | st
 def _run_with_witnesses(
     init: _Init, shapes: dict[Names, Shape]
 ) -> dict[Names, _Places | str]:
-    def interceptor(next_fun, args, kwargs, context):
+    def interceptor(
+        next_fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: Any,
+    ) -> Any:
         result = next_fun(*args, **kwargs)
         module = context.module
         if module.scope is None or not module.is_initializing():
@@ -318,7 +331,7 @@ def _run_with_witnesses(
                 module.put_variable("params", name, _Witnessed(value, witness))
         return result
 
-    def is_witnessed(node):
+    def is_witnessed(node: Any) -> bool:
         return isinstance(node, _Witnessed)
 
     boxes = dict(named_leaves(init.run(interceptor), is_leaf=is_witnessed))

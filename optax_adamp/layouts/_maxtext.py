@@ -69,7 +69,7 @@ _UNPROJECTED_NAMES = (
 
 def _axes_of_layer(names: Names, shape: Shape) -> tuple[int, int, int] | None:
     """Batch, input and output axes without a scan; None if they are not known."""
-    *_, above, module, name = ("", "", *names)
+    above, module, name = ("", "", *names)[-3:]
     if name in _EXPERTS:
         return 1, 1, 1
     if name != "kernel":
@@ -105,7 +105,7 @@ def _read_maxtext(names: Names, shape: Shape) -> Reading:
     kind = "experts" if name in _EXPERTS else names[-2]
     reading = Reading(dense_general(*axes), f"kernel of {kind}")
     if scans:
-        return read_stacked(lambda *_: reading, _SCAN_AXIS, names, shape)
+        return read_stacked(lambda _, __: reading, _SCAN_AXIS, names, shape)
     return reading
 
 

@@ -6,8 +6,8 @@ adds axes behind its back: what an array has beyond its module's shape is stacke
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import jax
 from flax import linen, nnx
@@ -77,7 +77,10 @@ def from_nnx(
     leaves = _leaves(model, nnx.Param if wrt is None else wrt)
     if not leaves:
         filtered = "parameters (nnx.Param)" if wrt is None else f"Variables for {wrt=}"
-        raise ValueError(f"from_nnx: {type(model).__name__} has no {filtered}.")
+        raise ValueError(
+            f"from_nnx: {type(model).__name__} has no {filtered}. Pass the module that "
+            "holds them, or say by `wrt` which Variables are trained."
+        )
     parameters = [_describe(leaf, leaves) for leaf in leaves]
     return build_layout(parameters, overrides, function="from_nnx")
 
@@ -121,11 +124,8 @@ def _linear(layer: nnx.Linear) -> dict[str, _Plain]:
 
 
 def _linear_general(layer: nnx.LinearGeneral) -> dict[str, _Plain]:
-    batch, inputs, outputs = (
-        tuple(layer.batch_axis.values()),
-        layer.in_features,
-        layer.out_features,
-    )
+    batch: tuple[int, ...] = tuple(layer.batch_axis.values())
+    inputs, outputs = layer.in_features, layer.out_features
     spec = _kernels.dense_general(len(batch), len(inputs), len(outputs))
     return {
         "kernel": _Plain((*batch, *inputs, *outputs), spec),
@@ -220,8 +220,9 @@ def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
         for path, node in nnx.iter_graph(model)
         if isinstance(node, nnx.Pytree) and not isinstance(node, nnx.List | nnx.Dict)
     }
-    leaves = []
-    for variable_path, variable in nnx.to_flat_state(nnx.state(model, wrt)):
+    leaves: list[_Leaf] = []
+    state = nnx.to_flat_state(nnx.state(model, wrt))
+    for variable_path, variable in cast(Iterable[tuple[Any, Any]], state):
         is_box = isinstance(variable, nnx.Variable)
         # A Variable may hold a tree of arrays, or none.
         for keys, array in jax.tree.leaves_with_path(variable):
@@ -306,7 +307,7 @@ def _stackings(plain: tuple[int | None, ...], shape: Shape) -> frozenset[_Stacki
     """All ways in which transforms can have made one shape of another."""
     levels = range(len(plain), len(shape))
     choices = [range(-axes - 1, axes + 1) for axes in levels]
-    found = set()
+    found: set[_Stacking] = set()
     for out_axes in itertools.product(*choices):
         order = _order(len(plain), out_axes)
         if len(order) == len(shape) and all(

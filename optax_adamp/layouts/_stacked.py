@@ -117,7 +117,8 @@ def _rule_of_spec(spec: Any) -> Rule:
             f"ProjectionDimensionNumbers, but got {spec!r}."
         )
 
-    def as_tuple(axes: Any) -> tuple[int, ...]:  # Lists cannot be hashed.
+    # Lists cannot be hashed.
+    def as_tuple(axes: Sequence[int] | int) -> tuple[int, ...]:
         return tuple(axes) if isinstance(axes, Sequence) else (axes,)
 
     spec = ProjectionDimensionNumbers(
