@@ -8,6 +8,7 @@ from pathlib import Path
 import chex
 import contenders
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import problems
@@ -104,9 +105,10 @@ def test_port_takes_the_steps_of_the_package():
 
 def test_resnet50_can_be_differentiated():
     """Quick runs train the other network alone."""
-    task = training_steps.resnet50(images=2, size=32)
-    grads = jax.eval_shape(jax.grad(task.loss), task.params, task.batch)
-    chex.assert_trees_all_equal_shapes_and_dtypes(grads, task.params)
+    params = trees.resnet50()
+    batch = trees.matrices((2, 32, 32, 3)) + trees.matrices((2,), dtype=jnp.int32)
+    grads = jax.eval_shape(jax.grad(training_steps.resnet_loss), params, tuple(batch))
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
 
 
 def test_readme_shows_what_was_measured():

@@ -11,7 +11,7 @@ from optax_adamp.layouts import __main__ as command
 @pytest.fixture(scope="module")
 def trained():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout_trap, "STEPS", 30)
+        patch.setattr(layout_trap, "STEPS", 15)
         return {
             name: layout_trap.compare(network) for name, network in NETWORKS.items()
         }
@@ -20,7 +20,7 @@ def trained():
 @pytest.fixture(scope="module")
 def curves():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout_curves, "STEPS", 30)
+        patch.setattr(layout_curves, "STEPS", 15)
         return layout_curves.curves(NETWORKS["BatchNorm ConvNet"], "Conv_1/kernel")
 
 

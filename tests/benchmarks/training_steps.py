@@ -32,7 +32,7 @@ def resnet50(*, images: int, size: int, dtype: Any = jnp.float32) -> Task:
         jax.random.randint(key, (images,), 0, 1000),
     )
     name = f"ResNet-50, {images} images of {size}²"
-    return Task(name, _initial(trees.resnet50()), _resnet_loss, batch, None)
+    return Task(name, _initial(trees.resnet50()), resnet_loss, batch, None)
 
 
 def gpt2(
@@ -52,6 +52,29 @@ def gpt2(
     name = f"GPT-2 of {millions:.3g} million, {sequences} × {length} tokens"
     axes = trees.gpt2_dimension_numbers(scanned=True)
     return Task(name, params, loss, tokens, axes)
+
+
+def resnet_loss(params: Any, batch: Any) -> jax.Array:
+    """The cross-entropy of images and labels."""
+    images, labels = batch
+    x = jax.nn.relu(_convolve(images, params["stem"], stride=2))
+    lowest = np.array(-np.inf, x.dtype)  # Concrete, or it has no gradient.
+    x = jax.lax.reduce_window(
+        x, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME"
+    )
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for block in range(blocks):
+            layers = params[f"stage{stage}_block{block}"]
+            stride = 2 if stage > 0 and block == 0 else 1
+            y = jax.nn.relu(_convolve(x, layers["conv0"]))
+            y = jax.nn.relu(_convolve(y, layers["conv1"], stride=stride))
+            y = _convolve(y, layers["conv2"])
+            if "shortcut" in layers:
+                x = _convolve(x, layers["shortcut"], stride=stride)
+            x = jax.nn.relu(x + y)
+    features = x.mean((1, 2)).astype(jnp.float32)
+    logits = features @ params["head"]["kernel"] + params["head"]["bias"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def training_step(task: Task, tx: optax.GradientTransformation) -> tuple[Any, Any]:
@@ -89,28 +112,6 @@ def _convolve(x: jax.Array, layer: Any, *, stride: int = 1) -> jax.Array:
     mean, variance = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
     scale = (1 + layer["scale"]) * jax.lax.rsqrt(variance + 1e-5)
     return ((wide - mean) * scale + layer["bias"]).astype(x.dtype)
-
-
-def _resnet_loss(params: Any, batch: Any) -> jax.Array:
-    images, labels = batch
-    x = jax.nn.relu(_convolve(images, params["stem"], stride=2))
-    lowest = np.array(-np.inf, x.dtype)  # Concrete, or it has no gradient.
-    x = jax.lax.reduce_window(
-        x, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME"
-    )
-    for stage, blocks in enumerate((3, 4, 6, 3)):
-        for block in range(blocks):
-            layers = params[f"stage{stage}_block{block}"]
-            stride = 2 if stage > 0 and block == 0 else 1
-            y = jax.nn.relu(_convolve(x, layers["conv0"]))
-            y = jax.nn.relu(_convolve(y, layers["conv1"], stride=stride))
-            y = _convolve(y, layers["conv2"])
-            if "shortcut" in layers:
-                x = _convolve(x, layers["shortcut"], stride=stride)
-            x = jax.nn.relu(x + y)
-    features = x.mean((1, 2)).astype(jnp.float32)
-    logits = features @ params["head"]["kernel"] + params["head"]["bias"]
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def _gpt2_loss(params: Any, tokens: jax.Array) -> jax.Array:
