@@ -194,7 +194,7 @@ def weigh(sums: Sums, *, delta: float, eps: float) -> Finding:
         for e in range(elements)
     ]
     verdict, remark = _judge_together(judged, sums.batch_shape)
-    zero_channels = int(np.sum(sums.ww[0] == 0))
+    zero_channels = int(np.count_nonzero(sums.ww[0] == 0))
     if zero_channels and verdict != "unknown":
         remark = "; ".join(filter(None, [remark, _of_zeros(zero_channels, sums)]))
     return Finding(

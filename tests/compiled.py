@@ -20,6 +20,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 # Both compilers look for the machine's own chips, unless told that there are none.
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+# A chip is for one process; to compile, several may load its library.
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
 # XLA's GpuTargetConfigProto.

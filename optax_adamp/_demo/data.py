@@ -1,6 +1,6 @@
 """The images: 8 x 8 handwritten digits that come with scikit-learn."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -18,7 +18,8 @@ class Data(NamedTuple):
 
 def load() -> Data:
     """A quarter of the images is held out: always the same one, with all digits."""
-    pixels, digits = load_digits(return_X_y=True)
+    loaded = load_digits(return_X_y=True)
+    pixels, digits = cast(tuple[np.ndarray, np.ndarray], loaded)
     images = np.asarray(pixels / 16, np.float32)
     labels = np.asarray(digits, np.int32)
     train, test = train_test_split(
