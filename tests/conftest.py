@@ -26,7 +26,7 @@ settings.register_profile(
 )
 # The same cases on every run: a change is judged by what it changes.
 settings.register_profile(
-    "ordinary", settings.get_profile("nightly"), max_examples=12, derandomize=True
+    "ordinary", settings.get_profile("nightly"), max_examples=8, derandomize=True
 )
 # A mutant that died needs no smaller example.
 settings.register_profile(
