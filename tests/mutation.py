@@ -43,6 +43,7 @@ TESTS = {
         "test_counterexamples.py",
         "test_projection.py",
         "test_properties_range.py::test_a_step_is_finite_where_the_base_update_is",
+        "test_shard_map.py",
     ),
     "_specs": ("test_dimension_numbers.py", "test_bad_input.py"),
     "_dimension_numbers": (
