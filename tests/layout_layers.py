@@ -31,7 +31,7 @@ def per_layer(cut, axis=0):
 
 
 def draw(*shape, seed=1):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def standardize(outputs, channels=(-1,)):

@@ -12,8 +12,8 @@ import pytest
 import optax_adamp
 from optax_adamp import ProjectionDimensionNumbers as Spec
 
-PARAMS = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}}
-GRADS = jax.tree.map(jnp.ones_like, PARAMS)
+PARAMS = {"dense": {"kernel": np.ones((3, 2), "f4"), "bias": np.zeros(2, "f4")}}
+GRADS = jax.tree.map(np.ones_like, PARAMS)
 
 
 def update(tx, params=PARAMS, grads=GRADS, **extra_args):
@@ -41,20 +41,20 @@ def test_missing_grad():
 @pytest.mark.parametrize(
     ("tree", "value", "words"),
     [
-        ("grad", {"dense": {"kernel": jnp.ones((3, 2))}}, ["grad", "bias"]),
+        ("grad", {"dense": {"kernel": np.ones((3, 2))}}, ["grad", "bias"]),
         (
             "grad",
-            {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(2)}},
+            {"dense": {"kernel": np.ones((2, 3)), "bias": np.ones(2)}},
             ["grad has shape (2, 3)", "dense/kernel", "(3, 2)"],
         ),
         (
             "grad",
-            {"dense": {"kernel": optax.MaskedNode(), "bias": jnp.ones(2)}},
+            {"dense": {"kernel": optax.MaskedNode(), "bias": np.ones(2)}},
             ["grad has no array", "dense/kernel", "(3, 2)"],
         ),
         (
             "params",
-            {"dense": {"kernel": jnp.ones((3, 1)), "bias": jnp.ones(2)}},
+            {"dense": {"kernel": np.ones((3, 1)), "bias": np.ones(2)}},
             ["params has shape (3, 1)", "dense/kernel", "(3, 2)"],
         ),
     ],

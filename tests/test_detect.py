@@ -372,10 +372,13 @@ def test_scaling_can_contradict_the_gradients():
         ({"eps": -1.0}, "eps must not be negative"),
         ({"params": {}}, "without arrays"),
         ({"params": {"first": None}}, "without arrays"),
-        ({"params": jnp.ones((2, 3))}, "lone array"),
+        ({"params": np.ones((2, 3), "f4")}, "lone array"),
         ({"params": {"a": {"act": jax.nn.relu}}}, "no array at a/act"),
         ({"params": jax.eval_shape(small_params)}, "first has only a shape"),
-        ({"params": nnx.Linear(2, 3, rngs=nnx.Rngs(0))}, "got a model, Linear"),
+        (
+            {"params": nnx.eval_shape(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0)))},
+            "got a model, Linear",
+        ),
         ({"dimension_numbers": {"first": KERNEL}}, "no entry for head"),
     ],
 )

@@ -86,7 +86,10 @@ def spec_of_kernels(params):
     return jax.tree.map(lambda leaf: OUTPUT_FIRST if leaf.ndim > 1 else None, params)
 
 
-ARRAYS = eqx.filter(Network(training.initial_params()), eqx.is_inexact_array)
+NETWORK = eqx.filter_eval_shape(lambda: Network(training.initial_params()))
+ARRAYS = eqx.filter_eval_shape(
+    lambda: eqx.filter(Network(training.initial_params()), eqx.is_inexact_array)
+)
 SPECS = {
     "rule": layouts.output_first,
     "one spec": OUTPUT_FIRST,
@@ -129,9 +132,7 @@ def test_jitted_step():
 
 MASKS = {
     "module of the params": jax.tree.map_with_path(is_first, ARRAYS),
-    "module of all leaves": jax.tree.map_with_path(
-        is_first, Network(training.initial_params())
-    ),
+    "module of all leaves": jax.tree.map_with_path(is_first, NETWORK),
     "function": lambda params: jax.tree.map_with_path(is_first, params),
 }
 

@@ -1,5 +1,7 @@
 """Steps on Equinox's layers under `layouts.output_first`, as on PyTorch's."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,8 +17,11 @@ from layout_layers import (
 )
 from optax_adamp import ProjectionDimensionNumbers, layouts
 
-KEY = jax.random.key(0)
 BATCH = 16
+
+
+def key():
+    return jax.random.key(0)
 
 
 def check(module, loss_fn, cuts, dimension_numbers=layouts.output_first, **view):
@@ -31,14 +36,14 @@ def check(module, loss_fn, cuts, dimension_numbers=layouts.output_first, **view)
 
 
 LAYERS = {
-    "Linear": (eqx.nn.Linear(5, 4, key=KEY), (5,)),
-    "Conv1d": (eqx.nn.Conv1d(3, 4, 3, key=KEY), (3, 6)),
-    "Conv2d": (eqx.nn.Conv2d(3, 4, (3, 2), key=KEY), (3, 5, 6)),
-    "Conv2d, grouped": (eqx.nn.Conv2d(4, 6, 3, groups=2, key=KEY), (4, 5, 5)),
-    "Conv2d, depthwise": (eqx.nn.Conv2d(4, 4, 3, groups=4, key=KEY), (4, 5, 5)),
-    "ConvTranspose2d": (eqx.nn.ConvTranspose2d(3, 4, 3, key=KEY), (3, 4, 5)),
+    "Linear": (partial(eqx.nn.Linear, 5, 4), (5,)),
+    "Conv1d": (partial(eqx.nn.Conv1d, 3, 4, 3), (3, 6)),
+    "Conv2d": (partial(eqx.nn.Conv2d, 3, 4, (3, 2)), (3, 5, 6)),
+    "Conv2d, grouped": (partial(eqx.nn.Conv2d, 4, 6, 3, groups=2), (4, 5, 5)),
+    "Conv2d, depthwise": (partial(eqx.nn.Conv2d, 4, 4, 3, groups=4), (4, 5, 5)),
+    "ConvTranspose2d": (partial(eqx.nn.ConvTranspose2d, 3, 4, 3), (3, 4, 5)),
     "ConvTranspose2d, grouped": (
-        eqx.nn.ConvTranspose2d(4, 6, 3, groups=2, key=KEY),
+        partial(eqx.nn.ConvTranspose2d, 4, 6, 3, groups=2),
         (4, 4, 5),
     ),
 }
@@ -46,7 +51,8 @@ LAYERS = {
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layer(layer):
-    module, shape = LAYERS[layer]
+    make, shape = LAYERS[layer]
+    module = make(key=key())
     inputs = draw(BATCH, *shape)
 
     def loss_fn(module):
@@ -61,7 +67,7 @@ def test_embedding():
     def loss_fn(module):
         return fit(standardize(jax.vmap(module)(jnp.arange(7)), channels=(0,)))
 
-    check(eqx.nn.Embedding(7, 5, key=KEY), loss_fn, {"weight": first})
+    check(eqx.nn.Embedding(7, 5, key=key()), loss_fn, {"weight": first})
 
 
 def unit_rows(weight):
@@ -69,15 +75,17 @@ def unit_rows(weight):
 
 
 CELLS = {
-    "LSTMCell": (eqx.nn.LSTMCell(5, 3, key=KEY), (draw(BATCH, 3), draw(BATCH, 3))),
-    "GRUCell": (eqx.nn.GRUCell(5, 3, key=KEY), draw(BATCH, 3)),
+    "LSTMCell": (eqx.nn.LSTMCell, 2),
+    "GRUCell": (eqx.nn.GRUCell, 1),
 }
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_cell(cell):
     """A row of the fused weights belongs to one gate of one unit."""
-    module, state = CELLS[cell]
+    make, states = CELLS[cell]
+    module = make(5, 3, key=key())
+    state = draw(BATCH, 3) if states == 1 else (draw(BATCH, 3), draw(BATCH, 3))
 
     def loss_fn(module):
         normed = eqx.tree_at(
@@ -98,7 +106,7 @@ def test_multihead_attention():
         use_key_bias=True,
         use_value_bias=True,
         use_output_bias=True,
-        key=KEY,
+        key=key(),
     )
     module = eqx.tree_at(
         lambda module: [getattr(module, name) for name in projections],
@@ -115,15 +123,16 @@ def test_multihead_attention():
 
 
 WEIGHT_NORMED = {
-    "Linear": (eqx.nn.Linear(5, 4, key=KEY), (5,)),
-    "Conv2d": (eqx.nn.Conv2d(3, 4, 3, key=KEY), (3, 5, 5)),
+    "Linear": (partial(eqx.nn.Linear, 5, 4), (5,)),
+    "Conv2d": (partial(eqx.nn.Conv2d, 3, 4, 3), (3, 5, 5)),
 }
 
 
 @pytest.mark.parametrize("layer", WEIGHT_NORMED)
 def test_weight_norm(layer):
     """The lengths of the channels, `g`, (out, 1, ...), are never projected."""
-    module, shape = WEIGHT_NORMED[layer]
+    make, shape = WEIGHT_NORMED[layer]
+    module = make(key=key())
     inputs = draw(BATCH, *shape)
 
     def loss_fn(module):
@@ -134,9 +143,9 @@ def test_weight_norm(layer):
 
 def test_spectral_norm():
     """One number normalizes the whole weight."""
-    linear = eqx.nn.Linear(5, 4, key=KEY)
+    linear = eqx.nn.Linear(5, 4, key=key())
     module, state = eqx.nn.make_with_state(eqx.nn.SpectralNorm)(
-        linear, "weight", inference=True, key=KEY
+        linear, "weight", inference=True, key=key()
     )
     inputs = draw(BATCH, 5)
 
@@ -163,7 +172,7 @@ class Block(eqx.Module):
 
 def test_filter_vmap_of_layers():
     """Stacked biases and norms have two axes, and slopes one."""
-    blocks = eqx.filter_vmap(Block)(jax.random.split(KEY, 3))
+    blocks = eqx.filter_vmap(Block)(jax.random.split(key(), 3))
     arrays, static = eqx.partition(blocks, eqx.is_array)
 
     def loss_fn(blocks):

@@ -228,7 +228,7 @@ ROWS = {
     ),
     "linen-Embed": Row(
         nn.Embed(7, 5),
-        (jnp.arange(7),),
+        (np.arange(7),),
         normalized(0),
         {"embedding": Weight(Spec(1, 0), lambda table: [table])},
     ),

@@ -230,8 +230,8 @@ def test_steps_of_nested_stacks():
 
 # Other lifted, shared and user-written modules, all square.
 
-SQUARE = jnp.zeros((SIZE, SIZE))
-SQUARES = jnp.zeros((SIZE, SIZE, SIZE))
+SQUARE = np.zeros((SIZE, SIZE), "f4")
+SQUARES = np.zeros((SIZE, SIZE, SIZE), "f4")
 DENSE = Spec((0,), (1,))
 
 
@@ -569,7 +569,10 @@ def test_used_in_different_ways():
     ("model", "message"),
     [
         (nn.Dense, "got the class Dense: pass an instance"),
-        (nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "Linear is an nnx.Module: use from_nnx"),
+        (
+            nnx.eval_shape(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0))),
+            "Linear is an nnx.Module: use from_nnx",
+        ),
         ({"kernel": SQUARE}, "got an object of type dict"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
@@ -25,8 +26,8 @@ from optax_adamp import adamp, describe, layouts, measure, scale_by_projection, 
 
 PACKAGE = Path(optax_adamp.__file__).parent
 
-KERNEL = jnp.ones((3, 2))
-PARAMS = {"dense": {"kernel": KERNEL, "bias": jnp.ones(2)}}
+KERNEL = np.ones((3, 2), "f4")
+PARAMS = {"dense": {"kernel": KERNEL, "bias": np.ones(2, "f4")}}
 
 
 def update(grad=PARAMS, params=PARAMS, **arguments):

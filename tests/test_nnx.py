@@ -100,8 +100,8 @@ def test_jitted_step():
 
 def state_like_params(function):
     """An `nnx.State` of boxes, as `jax.tree.map` over the params makes it."""
-    params = nnx.state(network_with(training.initial_params()), nnx.Param)
-    return jax.tree.map_with_path(function, params)
+    network = nnx.eval_shape(lambda: network_with(training.initial_params()))
+    return jax.tree.map_with_path(function, nnx.state(network, nnx.Param))
 
 
 DESCRIPTIONS = {

@@ -12,6 +12,7 @@ from typing import Any, Literal, assert_type
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import nnx
@@ -21,7 +22,7 @@ from optax import GradientTransformationExtraArgs
 import optax_adamp
 from optax_adamp import ProjectionDimensionNumbers, layouts
 
-PARAMS = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+PARAMS = {"kernel": np.ones((3, 2), "f4"), "bias": np.zeros(2, "f4")}
 SPEC = ProjectionDimensionNumbers(0, 1)
 SCHEDULE = optax.cosine_decay_schedule(1e-3, 100)
 

@@ -1,13 +1,13 @@
 """What `with_gradient` hands to the transformations inside."""
 
 import chex
-import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optax_adamp import with_gradient
 
-PARAMS = {"kernel": jnp.ones((3, 2))}
-GRADS = {"kernel": jnp.full((3, 2), 2.0)}
+PARAMS = {"kernel": np.ones((3, 2), "f4")}
+GRADS = {"kernel": np.full((3, 2), 2.0, "f4")}
 
 
 def recorder():
@@ -27,7 +27,7 @@ def test_gradient_and_other_arguments_arrive():
     tx = with_gradient(optax.chain(optax.scale(-1.0), inner))
     tx.update(GRADS, tx.init(PARAMS), PARAMS, value=3.0, grad="somebody else's")
     (call,) = calls
-    negated = {"kernel": jnp.full((3, 2), -2.0)}
+    negated = {"kernel": np.full((3, 2), -2.0, "f4")}
     chex.assert_trees_all_equal(
         call,
         {"updates": negated, "params": PARAMS, "value": 3.0, "grad": GRADS},
@@ -39,7 +39,9 @@ def test_each_wrapper_has_its_own_gradient():
     outer, outside = recorder()
     tx = with_gradient(optax.chain(optax.scale(-1.0), with_gradient(inner), outer))
     tx.update(GRADS, tx.init(PARAMS), PARAMS)
-    chex.assert_trees_all_equal(inside[0]["grad"], {"kernel": jnp.full((3, 2), -2.0)})
+    chex.assert_trees_all_equal(
+        inside[0]["grad"], {"kernel": np.full((3, 2), -2.0, "f4")}
+    )
     chex.assert_trees_all_equal(outside[0]["grad"], GRADS)
 
 
@@ -51,4 +53,4 @@ def test_state_is_that_of_the_wrapped():
 def test_transformation_without_extra_arguments():
     tx = with_gradient(optax.GradientTransformation(*optax.scale(0.5)))
     updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-    chex.assert_trees_all_equal(updates, {"kernel": jnp.ones((3, 2))})
+    chex.assert_trees_all_equal(updates, {"kernel": np.ones((3, 2), "f4")})

@@ -1,0 +1,205 @@
+"""Processes that are forked when all is imported, and hence start at once."""
+
+import ast
+import gc
+import importlib.abc
+import importlib.util
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any, TypeVar
+
+import coverage
+import pytest
+from coverage.exceptions import CoverageWarning
+from covering import Run
+from mutants import Module, Mutant
+
+PACKAGE = "optax_adamp"
+WORKERS = os.cpu_count() or 1
+ERROR = 70  # The exit status of a process in which not a test failed, but this script.
+Job = TypeVar("Job")
+
+
+def in_children(
+    jobs: Iterable[Job],
+    work: Callable[[Job], int],
+    logs: Path,
+    seconds: Callable[[Job], float],
+) -> Iterator[tuple[Job, int, str]]:
+    """Does each job in a process of its own; gives its exit status and what it wrote.
+
+    A process that takes longer than `seconds` is killed by a signal, and its status is
+    negative.
+    """
+    running: dict[int, tuple[Job, Path]] = {}
+
+    def reap() -> tuple[Job, int, str]:
+        process, wait_status = os.wait()
+        job, log = running.pop(process)
+        text = log.read_text(errors="replace")
+        log.unlink()
+        status = os.waitstatus_to_exitcode(wait_status)
+        if status == ERROR:
+            sys.exit(text)
+        return job, status, text
+
+    for number, job in enumerate(jobs):
+        if len(running) == WORKERS:
+            yield reap()
+        log = logs / str(number)
+        process = os.fork()
+        if not process:
+            _work_and_exit(work, job, log, seconds(job))
+        running[process] = job, log
+    while running:
+        yield reap()
+
+
+def _work_and_exit(work, job, log: Path, seconds: float) -> None:
+    status = ERROR
+    try:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        status = work(job)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+class Tests:
+    """The tests that pytest has collected."""
+
+    def __init__(self, session: pytest.Session):
+        self.session = session
+        self.items = {item.nodeid: item for item in session.items}
+
+    def first_failing(self, tests: Sequence[str]) -> str | None:
+        """Runs tests until one fails, and names it."""
+        items = [self.items[test] for test in tests]
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if self.session.testsfailed:
+                return item.nodeid
+        return None
+
+    def run_of(self, test: str, modules: Iterable[Module]) -> Run | None:
+        """Runs one test, and keeps the lines of the package that it runs if it passes."""
+        files = {str(module.path): module.name for module in modules}
+        recorder = coverage.Coverage(data_file=None, include=list(files))
+        start = time.perf_counter()
+        with recorder.collect():
+            failing = self.first_failing([test])
+        seconds = time.perf_counter() - start
+        with warnings.catch_warnings(category=CoverageWarning, action="ignore"):
+            data = recorder.get_data()  # It warns of a test that runs no line.
+        lines = {files[path]: data.lines(path) or [] for path in data.measured_files()}
+        return None if failing else Run(test, seconds, lines)
+
+
+class Functions:
+    """The functions of the package that exist, by file, name and first line."""
+
+    def __init__(self, modules: Iterable[Module]):
+        files = {str(module.path) for module in modules}
+        self._found: dict[tuple[str, str, int], list[FunctionType]] = defaultdict(list)
+        for found in gc.get_objects():
+            if type(found) is FunctionType:
+                code = found.__code__
+                if code.co_filename in files:
+                    self._found[_key_of(code)].append(found)
+
+    def change(self, module: Module, mutant: Mutant) -> bool:
+        """Gives a function the code of a mutant; says whether that was possible."""
+        if not mutant.place.function:
+            return False
+        with mutant.applied():
+            tree = ast.fix_missing_locations(module.tree)
+            codes = list(_codes_in(compile(tree, module.path, "exec")))
+        changed = False
+        for code in codes:
+            if code.co_qualname == mutant.place.function:
+                for function in self._found[_key_of(code)]:
+                    if function.__code__ != code:
+                        if function.__code__.co_freevars != code.co_freevars:
+                            return False
+                        function.__code__ = code
+                        changed = True
+        return changed
+
+
+def _key_of(code: CodeType) -> tuple[str, str, int]:
+    return code.co_filename, code.co_qualname, code.co_firstlineno
+
+
+def _codes_in(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _codes_in(constant)
+
+
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports one module from a syntax tree."""
+
+    def __init__(self, module: Module):
+        self.name = f"{PACKAGE}.{module.name}".removesuffix(".__init__")
+        self.module = module
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != self.name:
+            return None
+        folder = str(self.module.path.parent)
+        is_package = self.module.path.name == "__init__.py"
+        return importlib.util.spec_from_file_location(
+            fullname,
+            self.module.path,
+            loader=self,
+            submodule_search_locations=[folder] if is_package else None,
+        )
+
+    def exec_module(self, module: Any) -> None:
+        tree = ast.fix_missing_locations(self.module.tree)
+        exec(compile(tree, self.module.path, "exec"), vars(module))
+
+
+def first_failing_anew(
+    module: Module,
+    mutant: Mutant,
+    tests: Sequence[str],
+    options: Sequence[str],
+    root: Path,
+) -> str | None:
+    """Imports the package again, the mutant in it, and the tests, and runs them."""
+    here = Path(__file__).parent
+    for name, loaded in list(sys.modules.items()):
+        file = getattr(loaded, "__file__", None)
+        if file and root in Path(file).parents and here not in Path(file).parents:
+            del sys.modules[name]
+    sys.meta_path.insert(0, Finder(module))
+    failed = []
+
+    class Failures:
+        def pytest_runtest_logreport(self, report):
+            if report.failed:
+                failed.append(report.nodeid)
+
+        def pytest_collectreport(self, report):
+            if report.failed:
+                failed.append(report.nodeid)
+
+    with mutant.applied():
+        status = pytest.main([*options, "-x", *tests], plugins=[Failures()])
+    return (failed or [f"pytest's status {status}"])[0] if status else None

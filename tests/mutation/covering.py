@@ -1,0 +1,105 @@
+"""Which tests run which lines of the package."""
+
+import ast
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mutants import Module, Mutant
+
+
+class Run(NamedTuple):
+    """What one test did, alone in a process."""
+
+    test: str
+    seconds: float
+    lines: dict[str, list[int]]  # By module; without those that run at import.
+
+
+class Covering:
+    """Finds the tests that may notice a mutant."""
+
+    def __init__(self, modules: Mapping[str, Module], runs: Iterable[Run]):
+        self.runs = {run.test: run for run in runs}
+        self._modules = modules
+        self._tests: dict[tuple[str, int], set[str]] = defaultdict(set)
+        for run in self.runs.values():
+            for module, lines in run.lines.items():
+                for line in lines:
+                    self._tests[module, line].add(run.test)
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """Tests that run it, or what uses it: the shortest of each file first."""
+        lines = [(mutant.module, line) for line in mutant.place.lines]
+        if not mutant.place.function:
+            statement = self._statement_of(mutant)
+            lines += self._uses_of(mutant.module, statement)
+        tests = set[str]().union(*(self._tests[line] for line in lines))
+        return self._in_turns(tests)
+
+    def _in_turns(self, tests: set[str]) -> list[str]:
+        files = defaultdict(list)
+        for test in sorted(tests, key=lambda test: self.runs[test].seconds):
+            files[test.partition("::")[0]].append(test)
+        ranked = [pair for file in files.values() for pair in enumerate(file)]
+        ranked.sort(key=lambda pair: (pair[0], self.runs[pair[1]].seconds))
+        return [test for _, test in ranked]
+
+    def _statement_of(self, mutant: Mutant) -> ast.stmt:
+        """The outermost statement that a mutant is in."""
+        first = mutant.place.lines.start
+        return next(
+            statement
+            for statement in self._modules[mutant.module].tree.body
+            if statement.lineno <= first <= (statement.end_lineno or first)
+        )
+
+    def _uses_of(self, module: str, statement: ast.stmt) -> list[tuple[str, int]]:
+        """Lines of functions that use what a statement at import binds, of any module.
+
+        Also what uses it by way of another such statement, as a table of constants.
+        """
+        lines, seen, waiting = [], set[str](), [statement]
+        lines += _lines(module, statement)
+        while waiting:
+            names = _bound(waiting.pop()) - seen
+            seen |= names
+            for other in self._modules.values():
+                for user in other.tree.body:
+                    uses = [node.lineno for node in _named(user, names)]
+                    lines += [(other.name, line) for line in uses]
+                    if uses and not isinstance(user, ast.FunctionDef):
+                        waiting.append(user)
+        return lines
+
+
+def _lines(module: str, statement: ast.stmt) -> list[tuple[str, int]]:
+    end = statement.end_lineno or statement.lineno
+    return [(module, line) for line in range(statement.lineno, end + 1)]
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    return {
+        node.id
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
+def _named(statement: ast.stmt, names: set[str]) -> Iterator[ast.expr]:
+    for node in ast.walk(statement):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name):
+                if name in names:
+                    yield node
+
+
+def read_runs(path: Path) -> list[Run]:
+    """What a file says of tests that ran before; nothing if there is none."""
+    if not path.exists():
+        return []
+    return [Run(*json.loads(line)) for line in path.read_text().splitlines()]
