@@ -6,6 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 import optax_adamp
 
 PACKAGE = Path(optax_adamp.__file__).parent
@@ -79,10 +81,32 @@ print(*sorted(set(sys.modules) - before))
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     loaded = done.stdout.split()
-    assert "optax_adamp.layouts" in loaded
-    others = {name for name in loaded if name.split(".")[0] != "optax_adamp"}
-    # As far as jax and optax have not loaded them before.
-    assert others <= {"fnmatch", "html", "html.entities", "textwrap", "unicodedata"}
+    ours = {name for name in loaded if name.split(".")[0] == "optax_adamp"}
+    assert "optax_adamp._alias" in ours
+    # They are imported when they are asked for, and take longer than all the others.
+    late = {"_describe", "_detect", "_measure", "layouts"}
+    assert not ours & {f"optax_adamp.{name}" for name in late}
+    # As far as jax and optax have not loaded it before.
+    assert set(loaded) - ours <= {"fnmatch"}
+
+
+@pytest.mark.parametrize(
+    ("module", "late"),
+    [
+        (optax_adamp, ["describe", "detect_scale_invariance", "layouts", "measure"]),
+        (optax_adamp.layouts, ["from_linen", "from_nnx"]),
+    ],
+)
+def test_what_is_imported_late_is_there(module, late, monkeypatch):
+    for name in late:
+        monkeypatch.delitem(vars(module), name, raising=False)
+        assert name in dir(module)
+
+        value = getattr(module, name)
+
+        assert value.__name__.rpartition(".")[2] == name
+        assert vars(module)[name] is value
+    assert dir(module) == sorted({*vars(module), *module.__all__})
 
 
 def test_flax_is_imported_for_its_models_only():

@@ -4,10 +4,10 @@ Every function here gives what `dimension_numbers` takes. Flax is imported only 
 axes are asked of a Flax model.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optax_adamp._layout import Layout
+from optax_adamp._lazy import lazy_attributes
 from optax_adamp._rules import Rule, output_last
 from optax_adamp.layouts._haiku import haiku
 from optax_adamp.layouts._maxtext import maxtext
@@ -26,15 +26,14 @@ __all__ = [
     "stacked",
 ]
 
-_NEEDS_FLAX = {"from_linen": "_linen", "from_nnx": "_nnx"}
-
 if TYPE_CHECKING:  # Else a checker would believe that there is anything one asks for.
     from optax_adamp.layouts._linen import from_linen
     from optax_adamp.layouts._nnx import from_nnx
 else:
+    __getattr__ = lazy_attributes(
+        __name__, {"from_linen": "_linen", "from_nnx": "_nnx"}
+    )
 
-    def __getattr__(name: str) -> Any:
-        if name not in _NEEDS_FLAX:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = importlib.import_module(f"{__name__}.{_NEEDS_FLAX[name]}")
-        return getattr(module, name)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
