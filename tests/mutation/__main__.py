@@ -1,9 +1,9 @@
 """Changes the package in one place at a time, and counts the changes no test notices.
 
-    python tests/mutation                              # hours
+    python tests/mutation                            # hours
     python tests/mutation _projection layouts._nnx
-    python tests/mutation --sample 300                 # at random
-    python tests/mutation --results mutation.jsonl     # goes on where it stopped
+    python tests/mutation --sample 300               # at random
+    python tests/mutation --results dead.jsonl       # goes on where it stopped
 
 A mutant dies when a test fails. Only tests that run the changed line can, and of them
 those run first that killed another mutant of the same function. All tests run once
@@ -16,9 +16,10 @@ import os
 import random
 import sys
 import tempfile
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # A mutant's process starts without compiled programs; those that no mutant changes it
@@ -37,9 +38,17 @@ from children import (  # noqa: E402
     in_children,
 )
 from covering import Covering, Run, read_runs  # noqa: E402
-from mutants import Mutant, modules_of, mutants_of  # noqa: E402
+from mutants import Module, Mutant, modules_of, mutants_of  # noqa: E402
 
+# jax is not imported yet: tests/conftest.py says how, when pytest starts.
 OPTIONS = ("-qs", "-n0", "-pno:cacheprovider", "--hypothesis-profile=mutation")
+
+
+class Job(NamedTuple):
+    """A mutant, and the tests that may kill it."""
+
+    mutant: Mutant
+    tests: Sequence[str]
 
 
 class Mutation:
@@ -49,7 +58,10 @@ class Mutation:
         self.arguments = arguments
         self.logs = logs
         self.modules = modules_of(ROOT / PACKAGE)
-        self.outcomes: list[tuple[Mutant, str | None]] = []
+        self.mutants = chosen_mutants(self.modules, arguments)
+        self.killers: dict[str, str | None] = read_killers(arguments.results)
+        # By function the tests that killed, the latest last.
+        self.sharp: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Shows a failure at once: the process does not live to pytest's summary."""
@@ -65,11 +77,11 @@ class Mutation:
         assert not backends_are_initialized(), "An import makes arrays."
         self.tests = Tests(session)
         self.functions = Functions(self.modules.values())
-        self.covering = Covering(self.modules, self._runs())
-        self.outcomes = list(self._outcomes())
+        self.covering = Covering(self.modules, self.runs())
+        self.kill()
         return True
 
-    def _runs(self) -> list[Run]:
+    def runs(self) -> list[Run]:
         """What each test runs; only new tests run, if a file says it of the others."""
         path = self.arguments.coverage or self.logs / "coverage"
         known = {run.test: run for run in read_runs(path)}
@@ -78,8 +90,7 @@ class Mutation:
             run = self.tests.run_of(test, self.modules.values())
             if run is None:
                 return 1
-            with path.open("a") as file:
-                file.write(json.dumps(run) + "\n")
+            append(path, run)
             return 0
 
         new = [test for test in self.tests.items if test not in known]
@@ -91,88 +102,83 @@ class Mutation:
                 print(f"Takes longer than {limit} s, left out: {test}", flush=True)
         return [run for run in read_runs(path) if run.test in self.tests.items]
 
-    def _outcomes(self) -> Iterator[tuple[Mutant, str | None]]:
-        """For each mutant the test that it dies of, or None."""
-        results = self.arguments.results
-        dead = {}
-        if results and results.exists():
-            for line in results.read_text().splitlines():
-                identity, killer = json.loads(line)
-                dead[identity] = killer
-        names = self.arguments.modules or list(self.modules)
-        mutants = [
-            m for name in names for m in mutants_of(name, self.modules[name].tree)
+    def kill(self) -> None:
+        """Finds for each mutant a test that it dies of, or None."""
+        again = self.arguments.survivors
+        left = [
+            mutant
+            for mutant in self.mutants
+            if mutant.identity not in self.killers
+            or (again and self.killers[mutant.identity] is None)
         ]
-        if self.arguments.sample:
-            mutants = random.Random(0).sample(mutants, self.arguments.sample)
-        killers = defaultdict[tuple[str, str], deque[str]](deque)
-        jobs = []
-        for mutant in mutants:
-            if dead.get(mutant.identity):
-                yield mutant, dead[mutant.identity]
-            elif mutant.identity in dead and not self.arguments.survivors:
-                yield mutant, None
-            else:
-                jobs.append(mutant)
-
-        def plan() -> Iterator[tuple[Mutant, Sequence[str]]]:
-            for mutant in jobs:
-                yield mutant, self._chosen(mutant, killers[_place(mutant)])
-
-        def work(job: tuple[Mutant, Sequence[str]]) -> int:
-            killer = self._killer(*job)
-            print(f"\nKILLER {killer}")
-            return bool(killer)
-
-        def seconds(job: tuple[Mutant, Sequence[str]]) -> float:
-            return 30 + 10 * self._seconds(job[1])
-
-        for number, ((mutant, tests), status, text) in enumerate(
-            in_children(plan(), work, self.logs, seconds)
-        ):
-            killer = None
-            if status < 0:
-                killer = f"signal {-status}"
-            elif status:
+        done = in_children(self.jobs(left), self.work, self.logs, self.limit)
+        for number, (job, status, text) in enumerate(done, start=1):
+            killer = f"signal {-status}" if status < 0 else None
+            if status > 0:
                 killer = text.rpartition("KILLER ")[2].strip()
-                recent = killers[_place(mutant)]
-                if killer in self.tests.items:
-                    if killer in recent:
-                        recent.remove(killer)
-                    recent.appendleft(killer)
-            fate = f"dies of {killer}" if killer else f"SURVIVES {len(tests)} tests"
-            print(f"[{number + 1}/{len(jobs)}] {mutant}: {fate}", flush=True)
-            if results:
-                with results.open("a") as file:
-                    file.write(json.dumps([mutant.identity, killer]) + "\n")
-            yield mutant, killer
+                sharp = self.sharp[job.mutant.module, job.mutant.place.function]
+                if killer in sharp:
+                    sharp.remove(killer)
+                sharp.append(killer)
+            fate = f"dies of {killer}" if killer else f"SURVIVES {len(job.tests)} tests"
+            print(f"[{number}/{len(left)}] {job.mutant}: {fate}", flush=True)
+            self.killers[job.mutant.identity] = killer
+            if self.arguments.results:
+                append(self.arguments.results, (job.mutant.identity, killer))
 
-    def _killer(self, mutant: Mutant, tests: Sequence[str]) -> str | None:
-        if not tests:
-            return None
-        module = self.modules[mutant.module]
-        if self.functions.change(module, mutant):
-            return self.tests.first_failing(tests)
-        return first_failing_anew(module, mutant, tests, OPTIONS, ROOT)
+    def jobs(self, mutants: Sequence[Mutant]) -> Iterator[Job]:
+        """Chooses tests for each: as many as take the given time, and at least one."""
+        for mutant in mutants:
+            tests = self.covering.tests_of(mutant)
+            sharp = self.sharp[mutant.module, mutant.place.function]
+            # A stable order: a test that did not kill keeps its place.
+            tests.sort(key=lambda test: -sharp.index(test) if test in sharp else 1)
+            chosen, seconds = [], 0.0
+            for test in tests:
+                seconds += self.covering.runs[test].seconds
+                if chosen and seconds > self.arguments.seconds:
+                    break
+                chosen.append(test)
+            yield Job(mutant, chosen)
 
-    def _chosen(self, mutant: Mutant, killers: Sequence[str]) -> list[str]:
-        """The tests to run: as many as take the given time, and one at least."""
-        tests = self.covering.tests_of(mutant)
-        first = [test for test in killers if test in tests]
-        chosen, seconds = [], 0.0
-        for test in [*first, *(test for test in tests if test not in first)]:
-            seconds += self.covering.runs[test].seconds
-            if chosen and seconds > self.arguments.seconds:
-                break
-            chosen.append(test)
-        return chosen
+    def work(self, job: Job) -> int:
+        """What a mutant's process does; its status says whether the mutant dies."""
+        if not job.tests:
+            return 0
+        module = self.modules[job.mutant.module]
+        if self.functions.change(module, job.mutant):
+            killer = self.tests.first_failing(job.tests)
+        else:
+            killer = first_failing_anew(module, job.mutant, job.tests, OPTIONS, ROOT)
+        print(f"\nKILLER {killer}")
+        return bool(killer)
 
-    def _seconds(self, tests: Sequence[str]) -> float:
-        return sum(self.covering.runs[test].seconds for test in tests)
+    def limit(self, job: Job) -> float:
+        """Seconds after which a mutant counts as one that never ends."""
+        return 30 + 10 * sum(self.covering.runs[test].seconds for test in job.tests)
 
 
-def _place(mutant: Mutant) -> tuple[str, str]:
-    return mutant.module, mutant.place.function
+def chosen_mutants(
+    modules: dict[str, Module], arguments: argparse.Namespace
+) -> list[Mutant]:
+    """The mutants that the arguments ask for."""
+    names = arguments.modules or list(modules)
+    mutants = [m for name in names for m in mutants_of(name, modules[name].tree)]
+    if arguments.sample:
+        return random.Random(0).sample(mutants, arguments.sample)
+    return mutants
+
+
+def append(path: Path, row: Sequence) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_killers(path: Path | None) -> dict[str, str | None]:
+    """What a file of results says; nothing if there is none."""
+    if not path or not path.exists():
+        return {}
+    return dict(json.loads(line) for line in path.read_text().splitlines())
 
 
 def main() -> None:
@@ -180,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("modules", nargs="*", help="such as _projection; else all")
     parser.add_argument("--sample", type=int, help="so many mutants of all of them")
+    parser.add_argument("--tests", nargs="*", default=[], help="files; else all")
     parser.add_argument(
         "--seconds", type=float, default=60, help="of tests that a mutant must survive"
     )
@@ -187,23 +194,28 @@ def main() -> None:
         "--longest", type=float, default=120, help="seconds of a test that is not used"
     )
     parser.add_argument(
-        "--coverage", type=Path, help="keeps which test runs which line"
+        "--coverage", type=Path, help="a file that keeps which test runs which line"
     )
-    parser.add_argument("--results", type=Path, help="keeps what became of each mutant")
-    parser.add_argument("--tests", nargs="*", default=[], help="files; else all")
-    parser.add_argument("--survivors", action="store_true", help="tests these anew")
+    parser.add_argument(
+        "--results", type=Path, help="a file that keeps what became of each mutant"
+    )
+    parser.add_argument(
+        "--survivors", action="store_true", help="test those of the results anew"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as logs:
         mutation = Mutation(arguments, Path(logs))
-        if pytest.main([*OPTIONS, *arguments.tests], plugins=[mutation]) not in (0, 5):
-            sys.exit("The run failed.")
+        status = pytest.main([*OPTIONS, *arguments.tests], plugins=[mutation])
+    # Of the tests that pytest knows of, none ran.
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        sys.exit("The run failed.")
     counts = defaultdict(lambda: [0, 0])
-    for mutant, killer in mutation.outcomes:
-        counts[mutant.module][0] += killer is not None
-        counts[mutant.module][1] += 1
-    for mutant, killer in mutation.outcomes:
+    for mutant in mutation.mutants:
+        killer = mutation.killers[mutant.identity]
         if killer is None:
             print(f"survives: {mutant}")
+        counts[mutant.module][0] += killer is not None
+        counts[mutant.module][1] += 1
     for module, (dead, count) in counts.items():
         print(f"{module}: {dead} of {count} mutants die")
     dead, count = map(sum, zip(*counts.values(), strict=True))

@@ -96,7 +96,7 @@ class Tests:
         return None
 
     def run_of(self, test: str, modules: Iterable[Module]) -> Run | None:
-        """Runs one test, and keeps the lines of the package that it runs if it passes."""
+        """Runs one test; if it passes, keeps the lines of the package that it runs."""
         files = {str(module.path): module.name for module in modules}
         recorder = coverage.Coverage(data_file=None, include=list(files))
         start = time.perf_counter()

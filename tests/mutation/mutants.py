@@ -154,8 +154,8 @@ def mutants_of(module: str, tree: ast.Module) -> list[Mutant]:
                 place = place._replace(
                     container=tree.body, key=tree.body.index(statement)
                 )
-            for what, changed in changes_of(place.node):
-                key = f"{module}\n{text}\n{number}\n{what}".encode()
+            for index, (what, changed) in enumerate(changes_of(place.node)):
+                key = f"{module}\n{text}\n{number} {index} {what}".encode()
                 identity = hashlib.sha256(key).hexdigest()[:16]
                 mutants.append(Mutant(module, place, what, changed, identity))
     return mutants
