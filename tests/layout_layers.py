@@ -31,6 +31,11 @@ def per_layer(cut, axis=0):
 
 
 def draw(*shape, seed=1):
+    return jnp.asarray(numbers(*shape, seed=seed))
+
+
+def numbers(*shape, seed=1):
+    """The same, not on a device: for what is made while tests are imported."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 

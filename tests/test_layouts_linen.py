@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from layout_layers import draw, fit, last, second_to_last, standardize
+from layout_layers import draw, fit, last, numbers, second_to_last, standardize
 from layout_steps import assert_steps_are_those_of_pytorch, train
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp.layouts import from_linen
@@ -65,7 +65,7 @@ def before(norm, view, shape=(BATCH, 6), **kwargs):
     """A dense layer whose outputs go through another one."""
     return Row(
         nn.Sequential([dense(), norm]),
-        (draw(*shape),),
+        (numbers(*shape),),
         fit,
         {"layers_0/kernel": DENSE._replace(view=view)},
         kwargs,
@@ -75,7 +75,7 @@ def before(norm, view, shape=(BATCH, 6), **kwargs):
 def convolution(layer, cut, spec, spatial=2):
     return Row(
         layer,
-        (draw(4, *[6] * spatial, 4),),
+        (numbers(4, *[6] * spatial, 4),),
         normalized(-1),
         {"kernel": Weight(spec, cut)},
     )
@@ -121,18 +121,18 @@ def attention(module, inputs):
 
 
 ATTENTION = {"num_heads": 2, "qkv_features": 8, "out_features": 5}
-SEQUENCES = draw(4, 5, 6)
+SEQUENCES = numbers(4, 5, 6)
 
 
 def carry(*shape):
     """The state of an LSTM: memory and output."""
-    return draw(*shape, seed=2), draw(*shape, seed=3)
+    return numbers(*shape, seed=2), numbers(*shape, seed=3)
 
 
 def cell(module, state, paths, inputs=(BATCH, 3), weight=DENSE):
     return Row(
         Normalized(module),
-        (state, draw(*inputs)),
+        (state, numbers(*inputs)),
         lambda outputs: fit(outputs[1]),
         {f"inner/{path}/kernel": weight for path in paths},
     )
@@ -163,23 +163,23 @@ GRU_PATHS = ("ir", "iz", "in", "hr", "hz", "hn")
 
 ROWS = {
     "linen-Dense": Row(
-        nn.Dense(5), (draw(BATCH, 6),), normalized(-1), {"kernel": DENSE}
+        nn.Dense(5), (numbers(BATCH, 6),), normalized(-1), {"kernel": DENSE}
     ),
     "linen-DenseGeneral": Row(
         nn.DenseGeneral((4, 5), axis=(-2, -1)),
-        (draw(BATCH, 2, 3),),
+        (numbers(BATCH, 2, 3),),
         normalized(-2, -1),
         {"kernel": Weight(Spec((0, 1), (2, 3)), as_matrix((2, 3), (4, 5)))},
     ),
     "linen-DenseGeneral-batch_dims": Row(
         nn.DenseGeneral(5, batch_dims=(0,)),
-        (draw(3, BATCH, 6),),
+        (numbers(3, BATCH, 6),),
         normalized(0, -1),
         {"kernel": Weight(Spec((1,), (2,)), each_transposed)},
     ),
     "linen-Einsum": Row(
         nn.Einsum((2, 6, 3), "nti,hid->nthd"),
-        (draw(BATCH, 4, 6),),
+        (numbers(BATCH, 4, 6),),
         normalized(-2, -1),
         {
             "kernel": Weight(
@@ -190,7 +190,7 @@ ROWS = {
     ),
     "linen-Einsum-batch": Row(
         nn.Einsum((5, 3, 6)),
-        (draw(BATCH, 3, 6), "nti,oti->nto"),
+        (numbers(BATCH, 3, 6), "nti,oti->nto"),
         normalized(1, 2),
         {
             "kernel": Weight(
@@ -200,7 +200,7 @@ ROWS = {
     ),
     "linen-Einsum-ellipsis": Row(
         nn.Einsum((2, 3, 6, 5), "n...i,...io->n...o"),
-        (draw(BATCH, 2, 3, 6),),
+        (numbers(BATCH, 2, 3, 6),),
         normalized(1, 2, 3),
         {"kernel": Weight(Spec((2,), (3,)), each_transposed)},
     ),
@@ -222,7 +222,7 @@ ROWS = {
     ),
     "linen-ConvLocal": Row(
         nn.ConvLocal(5, (2, 2), padding="VALID"),
-        (draw(BATCH, 3, 4, 2),),
+        (numbers(BATCH, 3, 4, 2),),
         normalized(1, 2, 3),
         {"kernel": Weight(Spec(2, 3), each_transposed)},
     ),
@@ -233,7 +233,8 @@ ROWS = {
         {"embedding": Weight(Spec(1, 0), lambda table: [table])},
     ),
     "linen-MultiHeadDotProductAttention": attention(
-        nn.MultiHeadDotProductAttention(**ATTENTION), (SEQUENCES, draw(4, 3, 6, seed=2))
+        nn.MultiHeadDotProductAttention(**ATTENTION),
+        (SEQUENCES, numbers(4, 3, 6, seed=2)),
     ),
     "linen-SelfAttention": attention(nn.SelfAttention(**ATTENTION), (SEQUENCES,)),
     # Queries and keys are normalized over a head: a channel has no scale to itself.
@@ -260,13 +261,13 @@ ROWS = {
     ),
     "linen-WeightNorm": Row(
         nn.WeightNorm(nn.Dense(5)),
-        (draw(BATCH, 6),),
+        (numbers(BATCH, 6),),
         fit,
         {"layer_instance/kernel": DENSE},
     ),
     "linen-SpectralNorm": Row(
         nn.SpectralNorm(nn.Conv(5, (3,))),
-        (draw(4, 6, 4),),
+        (numbers(4, 6, 4),),
         fit,
         {"layer_instance/kernel": Weight(Spec((0, 1), 2), last, "layer")},
         {"update_stats": False},
@@ -280,15 +281,15 @@ ROWS = {
                 activation_fn=standardized_gate(jnp.tanh),
             )
         ),
-        (carry(BATCH, 4), draw(BATCH, 3)),
+        (carry(BATCH, 4), numbers(BATCH, 3)),
         fit,
         {f"inner/{path}/kernel": DENSE for path in LSTM_PATHS},
     ),
-    "linen-GRUCell": cell(nn.GRUCell(4), draw(BATCH, 4, seed=2), GRU_PATHS),
+    "linen-GRUCell": cell(nn.GRUCell(4), numbers(BATCH, 4, seed=2), GRU_PATHS),
     "linen-MGUCell": cell(
-        nn.MGUCell(4), draw(BATCH, 4, seed=2), ("if", "in", "hf", "hn")
+        nn.MGUCell(4), numbers(BATCH, 4, seed=2), ("if", "in", "hf", "hn")
     ),
-    "linen-SimpleCell": cell(nn.SimpleCell(4), draw(BATCH, 4, seed=2), "ih"),
+    "linen-SimpleCell": cell(nn.SimpleCell(4), numbers(BATCH, 4, seed=2), "ih"),
     "linen-ConvLSTMCell": cell(
         nn.ConvLSTMCell(4, (3,)),
         carry(4, 5, 4),
@@ -298,7 +299,7 @@ ROWS = {
     ),
     "linen-RNN": Row(
         Normalized(nn.RNN(nn.SimpleCell(4))),
-        (draw(BATCH, 3, 5),),
+        (numbers(BATCH, 3, 5),),
         fit,
         {f"inner/cell/{path}/kernel": DENSE for path in "ih"},
     ),
@@ -306,7 +307,7 @@ ROWS = {
         Normalized(
             nn.Bidirectional(nn.RNN(nn.SimpleCell(4)), nn.RNN(nn.SimpleCell(4)))
         ),
-        (draw(BATCH, 3, 5),),
+        (numbers(BATCH, 3, 5),),
         fit,
         {
             f"inner/{direction}_rnn/cell/{path}/kernel": DENSE

@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from layout_layers import draw, fit, last, per_layer, standardize
+from layout_layers import draw, fit, last, numbers, per_layer, standardize
 from layout_steps import assert_steps_are_those_of_pytorch, train
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp.layouts import from_linen, output_last
@@ -102,7 +102,7 @@ class Scanned(nn.Module):
         return layers(self.kernel_init, name="layers")(hidden, None)[0]
 
 
-HIDDEN = draw(SIZE, SIZE, SIZE)
+HIDDEN = numbers(SIZE, SIZE, SIZE)
 
 
 def train_transformer(model, params):

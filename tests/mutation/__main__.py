@@ -16,7 +16,7 @@ import os
 import random
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -60,8 +60,8 @@ class Mutation:
         self.modules = modules_of(ROOT / PACKAGE)
         self.mutants = chosen_mutants(self.modules, arguments)
         self.killers: dict[str, str | None] = read_killers(arguments.results)
-        # By function the tests that killed, the latest last.
-        self.sharp: dict[tuple[str, str], list[str]] = defaultdict(list)
+        # By module and function the tests that killed, the latest last.
+        self.sharp: dict[str, dict[str, list[str]]] = defaultdict(dict)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Shows a failure at once: the process does not live to pytest's summary."""
@@ -116,10 +116,8 @@ class Mutation:
             killer = f"signal {-status}" if status < 0 else None
             if status > 0:
                 killer = text.rpartition("KILLER ")[2].strip()
-                sharp = self.sharp[job.mutant.module, job.mutant.place.function]
-                if killer in sharp:
-                    sharp.remove(killer)
-                sharp.append(killer)
+                sharp = self.sharp[job.mutant.module]
+                sharp.setdefault(job.mutant.place.function, []).append(killer)
             fate = f"dies of {killer}" if killer else f"SURVIVES {len(job.tests)} tests"
             print(f"[{number}/{len(left)}] {job.mutant}: {fate}", flush=True)
             self.killers[job.mutant.identity] = killer
@@ -129,12 +127,14 @@ class Mutation:
     def jobs(self, mutants: Sequence[Mutant]) -> Iterator[Job]:
         """Chooses tests for each: as many as take the given time, and at least one."""
         for mutant in mutants:
+            sharp = self.sharp[mutant.module]
+            here = sharp.get(mutant.place.function, [])
+            everywhere = [test for tests in sharp.values() for test in tests]
             tests = self.covering.tests_of(mutant)
-            sharp = self.sharp[mutant.module, mutant.place.function]
-            # A stable order: a test that did not kill keeps its place.
-            tests.sort(key=lambda test: -sharp.index(test) if test in sharp else 1)
+            known = set(tests)
+            first = [*here[::-1], *(t for t, _ in Counter(everywhere).most_common())]
             chosen, seconds = [], 0.0
-            for test in tests:
+            for test in dict.fromkeys([*(t for t in first if t in known), *tests]):
                 seconds += self.covering.runs[test].seconds
                 if chosen and seconds > self.arguments.seconds:
                     break

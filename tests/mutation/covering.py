@@ -31,21 +31,38 @@ class Covering:
                     self._tests[module, line].add(run.test)
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """Tests that run it, or what uses it: the shortest of each file first."""
+        """Tests that run it, or what uses it, the likeliest to see it first.
+
+        These are the tests of the module's own files; then one of each other file. The
+        shortest come early, and those that run little beside the module.
+        """
         lines = [(mutant.module, line) for line in mutant.place.lines]
         if not mutant.place.function:
             statement = self._statement_of(mutant)
             lines += self._uses_of(mutant.module, statement)
         tests = set[str]().union(*(self._tests[line] for line in lines))
-        return self._in_turns(tests)
+        if not mutant.place.function:
+            # They may look at what is defined, such as the defaults of arguments.
+            tests |= {run.test for run in self.runs.values() if not run.lines}
 
-    def _in_turns(self, tests: set[str]) -> list[str]:
+        def cost(test: str) -> float:
+            _, seconds, lines = self.runs[test]
+            own, all_of_them = (
+                lines.get(mutant.module, ()),
+                sum(map(len, lines.values())),
+            )
+            return seconds * max(all_of_them, 1) / max(len(own), 1)
+
         files = defaultdict(list)
-        for test in sorted(tests, key=lambda test: self.runs[test].seconds):
+        for test in sorted(tests, key=cost):
             files[test.partition("::")[0]].append(test)
-        ranked = [pair for file in files.values() for pair in enumerate(file)]
-        ranked.sort(key=lambda pair: (pair[0], self.runs[pair[1]].seconds))
-        return [test for _, test in ranked]
+        name = mutant.module.replace(".", "").strip("_")  # Such as layouts_nnx.
+        ranked = [
+            (0 if name in file else number, cost(test), test)
+            for file, its_tests in files.items()
+            for number, test in enumerate(its_tests, start=1)
+        ]
+        return [test for _, _, test in sorted(ranked)]
 
     def _statement_of(self, mutant: Mutant) -> ast.stmt:
         """The outermost statement that a mutant is in."""
