@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import optax_adamp
+from optax_adamp import layouts
 
 PACKAGE = Path(optax_adamp.__file__).parent
 CHECKOUT = PACKAGE.parent
@@ -94,7 +95,7 @@ print(*sorted(set(sys.modules) - before))
     ("module", "late"),
     [
         (optax_adamp, ["describe", "detect_scale_invariance", "layouts", "measure"]),
-        (optax_adamp.layouts, ["from_linen", "from_nnx"]),
+        (layouts, ["from_linen", "from_nnx"]),
     ],
 )
 def test_what_is_imported_late_is_there(module, late, monkeypatch):
@@ -138,3 +139,16 @@ def test_attributes_are_public_too():
                 assert not private or node.attr in public, (
                     f"{path.name}:{node.lineno} {node.attr}"
                 )
+
+
+def test_public_names():
+    assert " ".join(optax_adamp.__all__) == (
+        "ProjectionDimensionNumbers adamp describe detect_scale_invariance layouts "
+        "measure scale_by_projection sgdp with_gradient"
+    )
+    assert " ".join(layouts.__all__) == (
+        "Layout Rule from_linen from_nnx haiku maxtext output_first output_last stacked"
+    )
+    for module in (optax_adamp, layouts):
+        for name in module.__all__:
+            assert hasattr(module, name)
