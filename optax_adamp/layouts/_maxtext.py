@@ -69,7 +69,7 @@ _UNPROJECTED_NAMES = (
 
 def _axes_of_layer(names: Names, shape: Shape) -> tuple[int, int, int] | None:
     """Batch, input and output axes without a scan; None if they are not known."""
-    above, module, name = ("", "", *names)[-3:]
+    above, module, name = ("", "", "", *names)[-3:]
     if name in _EXPERTS:
         return 1, 1, 1
     if name != "kernel":
