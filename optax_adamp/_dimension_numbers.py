@@ -52,7 +52,7 @@ def resolve_dimension_numbers(
     """
     if dimension_numbers is None:
         dimension_numbers = _DEFAULT
-    description = call_if_function(dimension_numbers, params, is_leaf=_is_entry)
+    description = call_if_function(dimension_numbers, params)
     entries = match_prefix(
         description, leaves, argument="dimension_numbers", is_leaf=_is_entry
     )

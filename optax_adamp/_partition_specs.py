@@ -38,7 +38,7 @@ def add_mesh_axes(
         can be seen that the devices along a mesh axis hold different parts and the
         spec does not say so, or the other way round.
     """
-    description = call_if_function(partition_specs, params, is_leaf=_is_entry)
+    description = call_if_function(partition_specs, params)
     entries = match_prefix(
         description, leaves, argument="partition_specs", is_leaf=_is_entry
     )

@@ -55,13 +55,13 @@ class Rule:
         return self.name
 
 
-def without_channels(names: Names, shape: Shape) -> str:
-    """Why a parameter of any library can hold no channels; empty if it may."""
+def without_channels(names: Names, shape: Shape) -> str | None:
+    """Why a parameter of any library can hold no channels; None if it may."""
     if len(shape) < 2:
         return "fewer than two axes"
     if names and names[-1] in _UNPROJECTED_NAMES:
         return f"named {names[-1]}"
-    return ""
+    return None
 
 
 def _read_output_last(names: Names, shape: Shape) -> Reading:
@@ -116,13 +116,11 @@ def _looks_like_embedding(names: Names, shape: Shape) -> bool:
 def _looks_like_convolution(names: Names, shape: Shape) -> bool:
     if any("conv" in name.lower() for name in names):
         return True
-    *window, inputs, _ = shape
-    if len(window) < 2:
-        # (width, in, out) cannot be told from (layers, in, out) or (in, heads, size).
-        return False
+    first, *others, inputs, _ = shape
+    # (width, in, out) cannot be told from (layers, in, out) or (in, heads, size).
     # Layers, heads and experts are rarely of one number, windows nearly always are. The
     # limit is AlexNet's; only patches of an image, with its few colors, are larger.
-    return len(set(window)) == 1 and (window[0] <= 11 or inputs <= 4)
+    return {first} == {*others} and (first <= 11 or inputs <= 4)
 
 
 output_last = Rule("layouts.output_last", _read_output_last)

@@ -126,14 +126,12 @@ def _difference(named_updates: list[tuple[Names, Any]], tree: Any) -> str:
     )
 
 
-def call_if_function(
-    description: Any, params: Any, *, is_leaf: Callable[[Any], bool] | None = None
-) -> Any:
+def call_if_function(description: Any, params: Any) -> Any:
     """Calls a function of the params, and returns a tree as it is.
 
     Trees can be callable too, such as an Equinox module. But a function is a leaf.
     """
-    leaves = jax.tree.leaves(description, is_leaf=is_leaf)
+    leaves = jax.tree.leaves(description)
     if callable(description) and len(leaves) == 1 and leaves[0] is description:
         return description(params)
     return description

@@ -10,6 +10,7 @@ import pytest
 
 import optax_adamp
 from optax_adamp import layouts
+from optax_adamp._lazy import lazy_attributes
 
 PACKAGE = Path(optax_adamp.__file__).parent
 CHECKOUT = PACKAGE.parent
@@ -139,6 +140,15 @@ def test_attributes_are_public_too():
                 assert not private or node.attr in public, (
                     f"{path.name}:{node.lineno} {node.attr}"
                 )
+
+
+def test_late_imports():
+    get = lazy_attributes("optax_adamp", {"layouts": "layouts", "measure": "_measure"})
+    assert get("layouts") is layouts
+    assert get("measure") is optax_adamp.measure
+    with pytest.raises(AttributeError) as raised:
+        get("adam")
+    assert str(raised.value) == "module 'optax_adamp' has no attribute 'adam'"
 
 
 def test_public_names():

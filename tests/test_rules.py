@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
@@ -49,6 +50,7 @@ def check(rule, path, shape, expected):
         ("", (3, 2), ""),
         ("a|kernel", (1, 2), BIAS_IN_DOUBT),
         ("kernel", (1, 1, 2), BIAS_IN_DOUBT),
+        ("kernel", (1, 3, 2), STACK_IN_DOUBT),
         ("a|B", (3, 2), BIAS_IN_DOUBT),
         ("a|offset", (3, 2), BIAS_IN_DOUBT),
         ("Token_Embed|table", (3, 2), EMBEDDING_IN_DOUBT),
@@ -378,6 +380,12 @@ def test_stacked_needs_its_axis(axis, shape):
     )
 
 
+def test_axes_of_any_integer_type():
+    assert layouts.stacked(layouts.haiku, np.int64(1)).name == (
+        "layouts.stacked(layouts.haiku, axis=1)"
+    )
+
+
 def test_where_it_is_stacked():
     plain = Reading(Spec((1, 2), 0), "first axis")
     deep = stacked_reading(0, (2,), (1,))
@@ -433,27 +441,35 @@ def test_stacks_of_one_spec():
 
 
 @pytest.mark.parametrize(
-    ("actual", "expected"),
+    ("make", "arguments", "expected"),
     [
-        (_kernels.dense_general(0, 1, 1), Spec((0,), (1,))),
-        (_kernels.dense_general(1, 2, 2), Spec((1, 2), (3, 4))),
-        (_kernels.dense_general(2, 0, 1), Spec((), (2,))),
-        (_kernels.convolution(2), Spec((0, 1, 2), 3)),
-        (_kernels.convolution(2, transposed=True), Spec((0, 1, 3), 2)),
-        (_kernels.convolution(0), Spec((0,), 1)),
-        (_kernels.local_convolution(2), Spec(2, 3)),
-        (_kernels.embedding(), Spec(1, 0)),
-        (_kernels.einsum("btd,dhk->bthk", 3), Spec((0,), (1, 2))),
-        (_kernels.einsum(" b t h k , h k d -> b t d ", 3), Spec((0, 1), (2,))),
-        (_kernels.einsum("eti,eio->eto", 3), Spec((1,), (2,))),
-        (_kernels.einsum("...i,...io->...o", 3), Spec((1,), (2,))),
-        (_kernels.einsum("...i,...io->...o", 2), Spec((0,), (1,))),
-        (_kernels.einsum("bi,i...o->b...o", 4), Spec((0,), (1, 2, 3))),
-        (_kernels.einsum("bi,io...->b...o", 4), Spec((0,), (1, 2, 3))),
+        (_kernels.dense_general, (0, 1, 1), Spec((0,), (1,))),
+        (_kernels.dense_general, (1, 2, 2), Spec((1, 2), (3, 4))),
+        (_kernels.dense_general, (2, 0, 1), Spec((), (2,))),
+        (_kernels.convolution, (2,), Spec((0, 1, 2), 3)),
+        (_kernels.convolution, (0,), Spec((0,), 1)),
+        (_kernels.local_convolution, (2,), Spec(2, 3)),
+        (_kernels.embedding, (), Spec(1, 0)),
+        (_kernels.einsum, ("btd,dhk->bthk", 3), Spec((0,), (1, 2))),
+        (_kernels.einsum, (" b t h k , h k d -> b t d ", 3), Spec((0, 1), (2,))),
+        (_kernels.einsum, ("eti,eio->eto", 3), Spec((1,), (2,))),
+        (_kernels.einsum, ("...i,...io->...o", 3), Spec((1,), (2,))),
+        (_kernels.einsum, ("...i,...io->...o", 2), Spec((0,), (1,))),
+        (_kernels.einsum, ("bi,i...o->b...o", 4), Spec((0,), (1, 2, 3))),
+        (_kernels.einsum, ("bi,io...->b...o", 4), Spec((0,), (1, 2, 3))),
     ],
 )
-def test_kernels(actual, expected):
-    assert actual == expected
+def test_kernels(make, arguments, expected):
+    assert make(*arguments) == expected
+
+
+def test_transposed_convolution():
+    assert _kernels.convolution(2, transposed=True) == Spec((0, 1, 3), 2)
+
+
+@pytest.mark.parametrize("name", ["output_last", "output_first", "haiku", "maxtext"])
+def test_names_of_rules(name):
+    assert repr(getattr(layouts, name)) == f"layouts.{name}"
 
 
 # A layout from what modules say, and from overrides
@@ -519,6 +535,9 @@ def test_an_override_that_is_a_rule_reads_the_path():
         [parameter("a", "bias")], {"*": rule}, function="layouts.from_x"
     )
     assert named_b["a"].reasons == {"bias": "override '*': named bias"}
+    told = Rule("told", lambda names, shape: Reading(None, f"{names} {shape}"))
+    layout = build_layout([given], {"*": told}, function="layouts.from_x")
+    assert layout["a"].reasons == {"bias": "override '*': ('a', 'bias') (2,)"}
 
 
 @pytest.mark.parametrize(

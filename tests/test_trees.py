@@ -12,6 +12,7 @@ from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import layouts
 from optax_adamp._checks import dtype_of, refuse_model
 from optax_adamp._dimension_numbers import Resolution, resolve_dimension_numbers
+from optax_adamp._rules import Reading, Rule
 from optax_adamp._specs import Axes
 from optax_adamp._trees import (
     Entry,
@@ -177,9 +178,6 @@ def test_functions_are_called_and_trees_are_not():
     for tree in (Callable(a=1.0), Callable(), {"f": len}, 3, None):
         assert call_if_function(tree, "params") is tree
     assert call_if_function(lambda params: [params], "params") == ["params"]
-    # What is a leaf is no function, and is returned.
-    spec = Spec(0, 1)
-    assert call_if_function(spec, "params", is_leaf=lambda _: True) is spec
 
 
 PARAMS = [
@@ -299,6 +297,27 @@ def test_what_dimension_numbers_say_of_each_parameter():
     ) == (resolve(specs, params))
 
 
+def test_messages_name_the_argument():
+    params = {"a": {"kernel": array(2, 3)}}
+    with pytest.raises(ValueError, match=r"^dimension_numbers does not fit .* for a/k"):
+        resolve({"b": None}, params)
+    with pytest.raises(
+        ValueError, match=r"^dimension_numbers of a/kernel, an array of"
+    ):
+        resolve({"a": "channel"}, params)
+
+
+def test_a_rule_of_a_user():
+    params = {"a": {"kernel": array(2, 3)}}
+    never = Rule("never", lambda names, shape: Reading(None, "told so", "in doubt"))
+    once = Rule("once(0, (1, 2))", lambda names, shape: Reading(Spec(0, 1), "told so"))
+
+    assert resolve(never, params) == [Resolution(None, "told so", "in doubt")]
+    assert resolve(once, params) == [
+        Resolution(Axes((0,), (1,), "auto"), "once: told so", "")
+    ]
+
+
 def test_a_rule_must_cover_its_patterns():
     rule = layouts.stacked(layouts.output_last, where="b/*")
     inner = {"kernel": array(4, 2, 3)}
@@ -323,6 +342,8 @@ def test_a_rule_must_cover_its_patterns():
         (2, np.int32),
         (1.5, np.float32),
         (1j, np.complex64),
+        # Not what jax would make of it.
+        (np.zeros(2, np.float64), np.float64),
     ],
 )
 def test_dtypes_of_what_stands_for_an_array(leaf, dtype):

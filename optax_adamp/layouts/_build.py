@@ -36,7 +36,7 @@ def build_layout(
       ValueError: If no rule and no override covers a parameter, an override matches
         none or two different ones match the same, or a spec does not fit its shape.
     """
-    overrides = dict(overrides or {})
+    overrides = overrides or {}
     unused = set(overrides)
     layout = Layout()
     uncovered: list[Parameter] = []

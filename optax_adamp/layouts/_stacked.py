@@ -48,11 +48,10 @@ def stacked(rule: Any, axis: int = 0, where: str | Sequence[str] | None = None) 
     if not isinstance(rule, Rule):
         rule = _rule_of_spec(rule)
     axis = operator.index(axis)
-    where = None if where is None else (where,) if isinstance(where, str) else where
-    patterns = () if where is None else tuple(where)
-    arguments = f"{rule}, axis={axis}" + (f", where={list(patterns)}" if where else "")
+    patterns = (where,) if isinstance(where, str) else tuple(where or ())
+    told = f", where={list(patterns)}" if patterns else ""
     return Rule(
-        f"layouts.stacked({arguments})",
+        f"layouts.stacked({rule}, axis={axis}{told})",
         _ReadStacked(rule.read, axis, None if where is None else patterns),
         patterns + rule.patterns,
     )

@@ -123,7 +123,7 @@ class Functions:
 
     def change(self, module: Module, mutant: Mutant) -> bool:
         """Gives a function the code of a mutant; says whether that was possible."""
-        if not mutant.place.function:
+        if not mutant.place.function or self._ran_at_import(module, mutant):
             return False
         with mutant.applied():
             tree = ast.fix_missing_locations(module.tree)
@@ -138,6 +138,14 @@ class Functions:
                         function.__code__ = code
                         changed = True
         return changed
+
+    def _ran_at_import(self, module: Module, mutant: Mutant) -> bool:
+        """Whether functions that it made exist already."""
+        start = f"{mutant.place.function}.<locals>."
+        return any(
+            file == str(module.path) and name.startswith(start)
+            for file, name, _ in self._found
+        )
 
 
 def _key_of(code: CodeType) -> tuple[str, str, int]:

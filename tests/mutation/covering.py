@@ -33,8 +33,8 @@ class Covering:
     def tests_of(self, mutant: Mutant) -> list[str]:
         """Tests that run it, or what uses it, the likeliest to see it first.
 
-        These are the tests of the module's own files; then one of each other file. The
-        shortest come early, and those that run little beside the module.
+        These are the tests of the module's own files, short tests, those that run
+        little beside the module, and the first of each file.
         """
         lines = [(mutant.module, line) for line in mutant.place.lines]
         if not mutant.place.function:
@@ -58,11 +58,11 @@ class Covering:
             files[test.partition("::")[0]].append(test)
         name = mutant.module.replace(".", "").strip("_")  # Such as layouts_nnx.
         ranked = [
-            (0 if name in file else number, cost(test), test)
+            (cost(test) * (0.1 if name in file else number), test)
             for file, its_tests in files.items()
             for number, test in enumerate(its_tests, start=1)
         ]
-        return [test for _, _, test in sorted(ranked)]
+        return [test for _, test in sorted(ranked)]
 
     def _statement_of(self, mutant: Mutant) -> ast.stmt:
         """The outermost statement that a mutant is in."""

@@ -52,6 +52,8 @@ def changes_of(node: ast.AST) -> Iterator[tuple[str, Any]]:
                 changed = copy.copy(node)
                 changed.test = ast.Constant(value)
                 yield f"if {value}", changed
+        case ast.Return(value=ast.Constant(value=None)):
+            return
         case ast.Return(value=ast.expr()):
             yield "return None", ast.Return(ast.Constant(None))
         case ast.Raise() | ast.Expr() | ast.AugAssign():

@@ -1,0 +1,136 @@
+"""Specs against shapes, and layouts with their reasons, one case at a time."""
+
+import jax
+import numpy as np
+import pytest
+
+from optax_adamp import ProjectionDimensionNumbers as Spec
+from optax_adamp._layout import Layout, reason_of
+from optax_adamp._specs import Axes, count_from_front, is_spec
+
+
+class OfAnotherLibrary:
+    """As the dimension numbers of Optax's Muon."""
+
+    reduction_axis, output_axis = 1, 0
+
+
+class WithoutOutput:
+    reduction_axis = 1
+
+
+class WithoutReduction:
+    output_axis = 1
+
+
+def test_what_is_a_spec():
+    assert is_spec(Spec(0, 1))
+    assert is_spec(OfAnotherLibrary())
+    assert not is_spec(WithoutOutput())
+    assert not is_spec(WithoutReduction())
+    assert not is_spec((0, 1))
+
+
+@pytest.mark.parametrize(
+    ("spec", "axes"),
+    [
+        (Spec(0, 1), Axes((0,), (1,), "auto")),
+        (Spec(-1, 0), Axes((2,), (0,), "auto")),
+        (Spec((2, 0), -2), Axes((0, 2), (1,), "auto")),
+        (Spec([-1, 0], (), "layer"), Axes((0, 2), (), "layer")),
+        (Spec(np.int64(0), [np.int8(-3 + 1)], "channel"), Axes((0,), (1,), "channel")),
+        (Spec(np.array([0, 1])[1], 0), Axes((1,), (0,), "auto")),
+        (Spec(-3, 2), Axes((0,), (2,), "auto")),
+        (OfAnotherLibrary(), Axes((1,), (0,), "auto")),
+    ],
+)
+def test_axes_counted_from_the_front(spec, axes):
+    actual = count_from_front(spec, (2, 3, 4), "kernel")
+
+    assert actual == axes
+    assert {type(axis) for axis in (*actual.reduction, *actual.output)} == {int}
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        (Spec(0, 0), "more than once"),
+        (Spec((0, 0), 1), "more than once"),
+        (Spec((), (1, -2)), "more than once"),
+        (Spec((0, 1), (2, 0)), "more than once"),
+        (Spec(0, 3), "out of range"),
+        (Spec(-4, 1), "out of range"),
+        (Spec(0, "out"), "not an integer"),
+        (Spec(0.0, 1), "not an integer"),
+        (Spec(0, 1, "row"), "view"),
+    ],
+)
+def test_specs_that_do_not_fit(spec, complaint):
+    with pytest.raises(ValueError, match=rf"kernel.*{complaint}"):
+        count_from_front(spec, (2, 3, 4), "kernel")
+
+
+FIRST, SECOND = Spec(0, 1), Spec(1, 0)
+
+
+def layout():
+    made = Layout()
+    made.put(("b", 1, "w"), FIRST, "why first")
+    made.put(("b", "a"), None, "why none")
+    made.put(("a",), SECOND, "why second")
+    return made
+
+
+def test_a_layout_is_a_dict_with_reasons():
+    made = layout()
+
+    assert made == {"b": {1: {"w": FIRST}, "a": None}, "a": SECOND}
+    assert [made.reasons, made["b"].reasons, made["b"][1].reasons] == [
+        {"a": "why second"},
+        {"a": "why none"},
+        {"w": "why first"},
+    ]
+    assert Layout({"a": 1}, {"a": "why"}).reasons == {"a": "why"}
+    assert Layout({"a": 1}) == {"a": 1}
+    assert Layout().reasons == {}
+    # Nobody else's reasons.
+    given = {"a": "why"}
+    Layout({}, given).put(("b",), None, "also")
+    assert given == {"a": "why"}
+
+
+def test_a_layout_is_a_tree_like_a_dict():
+    made = Layout({"b": 1.0, 3: 2.0, "a": {"c": 3.0}}, {"b": "why"})
+    leaves, treedef = jax.tree.flatten(made)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(made)]
+
+    assert leaves == [2.0, 3.0, 1.0]
+    assert paths == ["[3]", "['a']['c']", "['b']"]
+    again = jax.tree.unflatten(treedef, leaves)
+    assert isinstance(again, Layout)
+    assert (again, again.reasons) == (made, {})
+    assert jax.tree.structure(made) == jax.tree.structure(again)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("a",), "why second"),
+        (("b", "a"), "why none"),
+        (("b", "1", "w"), "why first"),
+        ((), None),
+        (("b",), None),
+        (("c",), None),
+        (("a", "w"), None),
+        (("b", "1"), None),
+        (("b", "1", "w", "v"), None),
+        (("b", "2", "w"), None),
+    ],
+)
+def test_reasons_by_path(names, reason):
+    assert reason_of(layout(), names) == reason
+    # Also where dicts stand around it, or nothing that has reasons.
+    assert reason_of({"x": layout()}, ("x", *names)) == reason
+    assert reason_of(dict(layout()), ("a",)) is None
+    assert reason_of(None, names) is None
+    assert reason_of([layout()], ("0", *names)) is None
