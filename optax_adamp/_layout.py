@@ -54,8 +54,7 @@ def reason_of(description: Any, names: Names) -> str | None:
     if not names or not isinstance(description, Mapping):
         return None
     tree: Mapping[Any, Any] = description
-    first, *rest = names
-    key = next((key for key in tree if str(key) == first), None)
-    if rest:
-        return reason_of(tree.get(key), tuple(rest))
+    key = next((key for key in tree if str(key) == names[0]), None)
+    if len(names) > 1:
+        return reason_of(tree.get(key), names[1:])
     return getattr(tree, "reasons", {}).get(key)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from optax_adamp._specs import ProjectionDimensionNumbers
-from optax_adamp._trees import Names
+from optax_adamp._trees import Names, own_name
 
 # Leaves with these names have one number per channel, never a vector. When layers are
 # stacked they have two axes or more, so that their shape does not show it.
@@ -59,8 +59,8 @@ def without_channels(names: Names, shape: Shape) -> str | None:
     """Why a parameter of any library can hold no channels; None if it may."""
     if len(shape) < 2:
         return "fewer than two axes"
-    if names and names[-1] in _UNPROJECTED_NAMES:
-        return f"named {names[-1]}"
+    if own_name(names) in _UNPROJECTED_NAMES:
+        return f"named {own_name(names)}"
     return None
 
 
@@ -77,8 +77,8 @@ def _doubt_in_output_last(names: Names, shape: Shape) -> str:
 
     Neither names nor shapes prove anything: what is said here changes no step.
     """
-    own_name = names[-1].lower() if names else ""
-    if math.prod(shape[:-1]) == 1 or own_name in _VECTOR_NAMES:
+    is_vector = math.prod(shape[:-1]) == 1
+    if is_vector or own_name(names).lower() in _VECTOR_NAMES:
         return (
             "May be a bias or an offset, one number a channel: give it None, or name "
             "the library's rule, such as layouts.haiku."
@@ -100,10 +100,8 @@ def _doubt_in_output_last(names: Names, shape: Shape) -> str:
 def _looks_like_embedding(names: Names, shape: Shape) -> bool:
     # Flax and Haiku call the weights of a linear layer kernel and w, also if the layer
     # above them has a name such as patch_embedding.
-    own_name = names[-1].lower() if names else ""
-    if own_name not in ("kernel", "w") and any(
-        "embed" in n.lower() for n in names[-2:]
-    ):
+    is_linear = own_name(names).lower() in ("kernel", "w")
+    if not is_linear and any("embed" in name.lower() for name in names[-2:]):
         return True
     entries, features = shape
     return (

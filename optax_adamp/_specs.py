@@ -72,7 +72,7 @@ def count_from_front(spec: Any, shape: tuple[int, ...], place: str) -> Axes:
     """
 
     def count(axes: Sequence[Any] | int) -> tuple[int, ...]:
-        axes = tuple(axes) if isinstance(axes, Sequence) else (axes,)
+        axes = axes if isinstance(axes, Sequence) else (axes,)
         for axis in axes:
             if not isinstance(axis, SupportsIndex):
                 raise ValueError(f"{place}: axis {axis!r} of {spec} is not an integer.")

@@ -60,6 +60,11 @@ def format_path(names: Names) -> str:
     return "/".join(names) or "(root)"
 
 
+def own_name(names: Names) -> str:
+    """The last name of a path, the parameter's own; empty for a lone array."""
+    return names[-1] if names else ""
+
+
 def path_matches(path: str, pattern: str) -> bool:
     """Whether a path, as `format_path` shows it, is a pattern or matches it as a glob.
 
@@ -163,7 +168,7 @@ def match_prefix(
     absent: set[Names] = set()
     matches: list[Entry] = []
     for names, leaf in params:
-        above = [names[:depth] for depth in range(len(names), -1, -1)]
+        above = [names[:depth] for depth in reversed(range(len(names) + 1))]
         known.update(above)
         if is_absent(leaf):
             absent.add(names)

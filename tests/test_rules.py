@@ -324,6 +324,7 @@ def test_maxtext(path, shape, expected):
         ("query|kernel", (6, 2)),
         ("query|kernel", (6, 9, 9, 2, 3)),
         ("a|query", (6, 2, 3)),
+        ("query|w", (6, 2, 3)),
         ("out|kernel", (6, 2)),
         ("cross_attention|out|kernel", (6, 2)),
         ("wi|kernel", (6, 9, 2)),
@@ -384,6 +385,8 @@ def test_axes_of_any_integer_type():
     assert layouts.stacked(layouts.haiku, np.int64(1)).name == (
         "layouts.stacked(layouts.haiku, axis=1)"
     )
+    with pytest.raises(TypeError):
+        layouts.stacked(layouts.haiku, 1.0)
 
 
 def test_where_it_is_stacked():

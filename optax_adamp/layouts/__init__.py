@@ -35,5 +35,5 @@ else:
     )
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+def __dir__() -> set[str]:
+    return {*globals(), *__all__}

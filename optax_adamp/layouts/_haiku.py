@@ -47,7 +47,8 @@ from optax_adamp._trees import Names, format_path
 from optax_adamp.layouts._kernels import convolution, embedding
 from optax_adamp.layouts._stacked import read_stacked
 
-_UNPROJECTED_NAMES = ("b", "scale", "offset")
+# Beside those that no library projects.
+_UNPROJECTED_NAMES = ("b", "offset")
 
 # Classes that show in a default name, and what the axes of their `w` then are.
 _CONVOLUTION = re.compile(r"(depthwise_)?conv([123])_d(_transpose)?")

@@ -59,7 +59,5 @@ def einsum(equation: str, kernel_axes: int) -> ProjectionDimensionNumbers:
 def _expand(subscripts: str, axes: int) -> Sequence[str]:
     """One name an axis; those under an ellipsis are all called by it."""
     before, ellipsis, after = subscripts.partition("...")
-    if not ellipsis:
-        return subscripts
     hidden = axes - len(before) - len(after)
     return [*before, *[ellipsis] * hidden, *after]

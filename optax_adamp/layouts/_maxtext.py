@@ -36,7 +36,7 @@ Read off the layers of MaxText (https://github.com/AI-Hypercomputer/maxtext).
 """
 
 from optax_adamp._rules import Reading, Rule, Shape, without_channels
-from optax_adamp._trees import Names, format_path
+from optax_adamp._trees import Names, format_path, own_name
 from optax_adamp.layouts._kernels import dense_general, embedding
 from optax_adamp.layouts._stacked import read_stacked
 
@@ -87,14 +87,13 @@ def _axes_of_layer(names: Names, shape: Shape) -> tuple[int, int, int] | None:
 def _read_maxtext(names: Names, shape: Shape) -> Reading:
     if reason := without_channels(names, shape):
         return Reading(None, reason)
-    name = names[-1] if names else ""
+    name = own_name(names)
     if name in _UNPROJECTED_NAMES:
         return Reading(None, f"named {name}")
     if name == "embedding" and len(shape) == 2:
         return Reading(embedding(), "rows of an embedding")
     axes = _axes_of_layer(names, shape)
-    scans = -1 if axes is None else len(shape) - sum(axes)
-    if axes is None or scans not in (0, 1):
+    if axes is None or len(shape) - sum(axes) not in (0, 1):
         raise ValueError(
             f"layouts.maxtext does not know {format_path(names)}, an array of shape "
             f"{shape}. Give it a spec of its own, or None for what is not projected: "
@@ -104,7 +103,7 @@ def _read_maxtext(names: Names, shape: Shape) -> Reading:
 
     kind = "experts" if name in _EXPERTS else names[-2]
     reading = Reading(dense_general(*axes), f"kernel of {kind}")
-    if scans:
+    if len(shape) > sum(axes):
         return read_stacked(lambda _, __: reading, _SCAN_AXIS, names, shape)
     return reading
 

@@ -25,7 +25,7 @@ Example:
 
 from optax_adamp._rules import Reading, Rule, Shape, without_channels
 from optax_adamp._specs import ProjectionDimensionNumbers
-from optax_adamp._trees import Names
+from optax_adamp._trees import Names, own_name
 
 # The second bias of `GRUCell` and the slope of `PReLU`.
 _UNPROJECTED_NAMES = ("bias_n", "negative_slope")
@@ -34,7 +34,7 @@ _UNPROJECTED_NAMES = ("bias_n", "negative_slope")
 def _read_output_first(names: Names, shape: Shape) -> Reading:
     if reason := without_channels(names, shape):
         return Reading(None, reason)
-    name = names[-1] if names else ""
+    name = own_name(names)
     if name in _UNPROJECTED_NAMES:
         return Reading(None, f"named {name}")
     # `WeightNorm` holds the lengths of the channels: (out, 1, ...), or with another

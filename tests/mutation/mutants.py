@@ -67,8 +67,8 @@ def changes_of(node: ast.AST) -> Iterator[tuple[str, Any]]:
                 changed = copy.copy(node)
                 changed.args = node.args[:index] + node.args[index + 1 :]
                 yield f"without argument {index}", changed
-                if len(node.args) == 1 or index == 0:
-                    yield f"call -> argument {index}", node.args[index]
+                if index == 0 and not isinstance(node.args[0], ast.Starred):
+                    yield "call -> argument 0", node.args[0]
     for field in ("op", "ops"):
         operators = getattr(node, field, None)
         several = isinstance(operators, list)
