@@ -175,7 +175,7 @@ def describe(
 
 
 def _describe_leaf(names: Names, leaf: Any, resolution: Resolution) -> Description:
-    shape = tuple(jnp.shape(leaf))
+    shape = jnp.shape(leaf)
     warning = resolution.warning
     if not has_gradient(leaf):
         warning = _NO_GRADIENT.format(dtype_of(leaf))

@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax import nnx
 
 from optax_adamp import ProjectionDimensionNumbers, adamp, describe
+from optax_adamp._rules import Reading
 from optax_adamp.layouts import Layout, Rule, output_last
 
 FIRST = ProjectionDimensionNumbers(1, 0)
@@ -376,3 +377,60 @@ def test_dimension_numbers_that_do_not_fit():
         describe(params, ProjectionDimensionNumbers(2, 0))
     with pytest.raises(ValueError, match="it has an entry for b"):
         describe(params, {"a": None, "b": None})
+
+
+# Word for word
+
+
+def test_the_whole_table():
+    params = {
+        "b": {
+            "k": shape_of(3, 4, 5),
+            "two": shape_of(2, 4, 3, 5, dtype=jnp.complex64),
+        },
+        "embed_1": shape_of(7, 6),
+        "embed_2": shape_of(7, 6),
+        "gone": None,
+        "n": shape_of(2, 3, dtype=jnp.int32),
+    }
+    specs = {
+        "b": {
+            "k": ProjectionDimensionNumbers(2, 1),
+            "two": ProjectionDimensionNumbers(1, 3),
+        },
+        "embed_1": Rule("last", output_last.read),
+        "embed_2": Rule("last", output_last.read),
+        "n": None,
+    }
+
+    table = describe(params, specs)
+
+    assert str(table).replace("\N{MULTIPLICATION SIGN}", "x").splitlines() == [
+        "path     shape         output  channels x length  batch          view  why",
+        "b/k      (3, 4, 5)     1       4 x 5              3 (axis 0)     auto  spec",
+        "b/two    (2, 4, 3, 5)  3       5 x 8              6 (axis 0, 2)  auto  spec",
+        "embed_1  (7, 6)        1       6 x 7                             auto  last: "
+        "last axis (!)",
+        "embed_2  (7, 6)        1       6 x 7                             auto  last: "
+        "last axis (!)",
+        f"n        (2, 3){' ' * 56}spec: None (!)",
+        "4 of 5 arrays can be projected, with 264 of 270 parameters.",
+        "(!) May be an embedding, whose rows are its vectors: give it",
+        "    ProjectionDimensionNumbers(1, 0), or use layouts.from_nnx or from_linen.",
+        "      embed_1",
+        "      embed_2",
+        "(!) No gradient reaches an array of int32: keep it out of the params.",
+        "      n",
+    ]
+    assert [row.batch_axis for row in table] == [(0,), (0, 2), (), (), None]
+    assert [row.shape for row in table][:2] == [(3, 4, 5), (2, 4, 3, 5)]
+
+
+def test_notes_are_79_letters_wide():
+    fits, breaks = f"{'x' * 36} {'y' * 38}", f"{'x' * 36} {'y' * 39}"
+    for warning, note in (
+        (fits, f"(!) {fits}\n      w"),
+        (breaks, f"(!) {'x' * 36}\n    {'y' * 39}\n      w"),
+    ):
+        rule = Rule("mine", lambda *_, told=warning: Reading(None, "so", told))
+        assert describe({"w": shape_of(2, 3)}, rule).notes[1] == note

@@ -69,6 +69,27 @@ def test_html_has_the_same_cells_and_escapes_them():
     assert [note.text for note in root.iter("pre")] == notes
 
 
+def test_html_to_the_letter():
+    rows = [Row("a", 1), Row("b", 2)]
+    table = Table(rows, {"name": "the name", "size": "size"}, ["x < y", "z"])
+
+    assert table._repr_html_() == (
+        "<table><thead><tr><th>the name</th><th>size</th></tr></thead>"
+        "<tbody><tr><td>a</td><td>1</td></tr><tr><td>b</td><td>2</td></tr></tbody>"
+        "</table><pre>x &lt; y</pre><pre>z</pre>"
+    )
+
+
+def test_what_it_was_made_of_may_change():
+    rows, columns, notes = [Row("a", 1)], {"name": "the name"}, ["note"]
+    table = Table(rows, columns, notes)
+    rows.append(Row("b", 2))
+    columns.clear()
+    notes.clear()
+
+    assert str(table) == "the name\na\nnote"
+
+
 def test_rows_stay_plain_data():
     table = Table(ROWS, COLUMNS)
 
