@@ -38,6 +38,7 @@ from children import (  # noqa: E402
     in_children,
 )
 from covering import Covering, Run, read_runs  # noqa: E402
+from equivalent import reason_for  # noqa: E402
 from mutants import Module, Mutant, modules_of, mutants_of  # noqa: E402
 
 # jax is not imported yet: tests/conftest.py says how, when pytest starts.
@@ -209,17 +210,28 @@ def main() -> None:
     # Of the tests that pytest knows of, none ran.
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         sys.exit("The run failed.")
+    report(mutation)
+
+
+def report(mutation: Mutation) -> None:
+    """Prints how many mutants of each module die, and why the others do not."""
     counts = defaultdict(lambda: [0, 0])
+    equivalent = 0
     for mutant in mutation.mutants:
-        killer = mutation.killers[mutant.identity]
-        if killer is None:
-            print(f"survives: {mutant}")
-        counts[mutant.module][0] += killer is not None
+        dies = mutation.killers[mutant.identity] is not None
+        counts[mutant.module][0] += dies
         counts[mutant.module][1] += 1
+        if not dies:
+            reason = reason_for(mutant, mutation.modules[mutant.module])
+            equivalent += reason is not None
+            print(f"survives: {mutant}: {reason or 'why?'}")
     for module, (dead, count) in counts.items():
         print(f"{module}: {dead} of {count} mutants die")
     dead, count = map(sum, zip(*counts.values(), strict=True))
-    print(f"In all {dead} of {count} mutants die: {dead / count:.1%}.")
+    print(
+        f"In all {dead} of {count} mutants die, {dead / count:.1%}; of the others "
+        f"{equivalent} are equivalent, and {count - dead - equivalent} unexplained."
+    )
 
 
 if __name__ == "__main__":
