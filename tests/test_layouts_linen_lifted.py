@@ -596,3 +596,85 @@ def test_no_parameters():
 def test_errors_of_flax_are_passed_on():
     missing = "required positional argument: 'inputs'"
     assert missing in refusal(nn.Dense(SIZE), error=TypeError)
+
+
+# Boxes of users, and calls in which a parameter is there already
+
+
+class CountedAxes(nn.meta.AxisMetadata):
+    """A box that knows how many axes its array has, and has another name for it."""
+
+    def __init__(self, array, axes):
+        self.array = array
+        self.axes = axes
+
+    def unbox(self):
+        assert jnp.ndim(self.array) == self.axes
+        return self.array
+
+    def replace_boxed(self, val):
+        return CountedAxes(val, self.axes)
+
+    def add_axis(self, index, params):
+        assert params[nn.PARTITION_NAME] == "layers"
+        return CountedAxes(self.array, self.axes + 1)
+
+    def remove_axis(self, index, params):
+        assert params[nn.PARTITION_NAME] == "layers"
+        return CountedAxes(self.array, self.axes - 1)
+
+
+jax.tree_util.register_pytree_with_keys(
+    CountedAxes,
+    lambda box: ([(jax.tree_util.GetAttrKey("array"), box.array)], box.axes),
+    lambda axes, children: CountedAxes(*children, axes),
+)
+
+
+def counted(*args):
+    return CountedAxes(nn.initializers.lecun_normal()(*args), 2)
+
+
+class CalledTwice(nn.Module):
+    """The second call finds the parameters of the first."""
+
+    def setup(self):
+        self.layers = stacked(
+            nn.vmap, nn.Dense, 1, metadata_params={nn.PARTITION_NAME: "layers"}
+        )(SIZE, kernel_init=counted)
+        self.single = nn.Dense(SIZE, kernel_init=counted)
+
+    def __call__(self, hidden, *, scale):
+        hidden = self.layers(self.layers(hidden))
+        return scale * self.single(inputs=self.single(inputs=hidden))
+
+
+def test_boxes_of_users_are_told_of_new_axes():
+    layout = from_linen(CalledTwice(), SQUARES, scale=2.0)
+
+    assert flat(layout) == {
+        "layers/kernel": Spec((0,), (2,)),
+        "layers/bias": None,
+        "single/kernel": DENSE,
+        "single/bias": None,
+    }
+
+
+def test_of_an_error_in_a_transform_the_first_line_is_shown():
+    class Picky(nn.Module):
+        @nn.compact
+        def __call__(self, inputs):
+            def refuse_boxes(variables):
+                if not isinstance(variables["params"]["kernel"], jax.Array):
+                    raise ValueError("No boxes, please.\nThey are heavy.")
+                return jax.tree.map(jnp.negative, variables)
+
+            dense = nn.map_variables(nn.Dense, "params", refuse_boxes, init=True)
+            return dense(SIZE, name="dense")(inputs)
+
+    message = refusal(Picky(), SQUARE)
+
+    assert "axes were lost in a lifted transform (ValueError: No boxes, please.)\n" in (
+        message
+    )
+    assert "heavy" not in message

@@ -156,7 +156,7 @@ class Mutation:
 
     def limit(self, job: Job) -> float:
         """Seconds after which a mutant counts as one that never ends."""
-        return 30 + 10 * sum(self.covering.runs[test].seconds for test in job.tests)
+        return 20 + 5 * sum(self.covering.runs[test].seconds for test in job.tests)
 
 
 def chosen_mutants(

@@ -5,6 +5,7 @@ import gc
 import importlib.abc
 import importlib.util
 import os
+import resource
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ from mutants import Module, Mutant
 PACKAGE = "optax_adamp"
 WORKERS = os.cpu_count() or 1
 ERROR = 70  # The exit status of a process in which not a test failed, but this script.
+MEMORY = 8 * 2**30  # Bytes a process may have.
 Job = TypeVar("Job")
 
 
@@ -70,6 +72,8 @@ def _work_and_exit(work, job, log: Path, seconds: float) -> None:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         signal.setitimer(signal.ITIMER_REAL, seconds)
+        # Some mutants fill the memory, for which others would be killed.
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
         status = work(job)
     except BaseException:
         traceback.print_exc()
