@@ -678,3 +678,55 @@ def test_of_an_error_in_a_transform_the_first_line_is_shown():
         message
     )
     assert "heavy" not in message
+
+
+def mapped(change, **arguments):
+    """A dense layer whose variables `change` makes anew once they are there."""
+
+    def back(variables):
+        return {"params": {"kernel": jnp.ones((SIZE, SIZE))}}
+
+    lifted = nn.map_variables(nn.Dense, "params", back, change, init=True)
+    return lifted(SIZE, use_bias=False, **arguments)
+
+
+class Mapped(nn.Module):
+    change: Any
+
+    @nn.compact
+    def __call__(self, inputs):
+        return mapped(self.change, name="dense")(inputs)
+
+
+def renamed(variables):
+    return {"params": {"renamed": variables["params"]["kernel"]}}
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (
+            Mapped(lambda _: {"params": {"kernel": jnp.ones((SIZE, SIZE))}}),
+            "dense/kernel: an array of shape (4, 4) of Dense: its axes were lost in a "
+            "lifted transform (it was replaced)",
+        ),
+        (
+            Mapped(lambda variables: jax.tree.map(lambda x: x[:3], variables)),
+            "dense/kernel: an array of shape (3, 4) of Dense: its shape was changed by "
+            "a lifted transform",
+        ),
+        (Mapped(renamed), "dense/renamed: an array of shape (4, 4) of Mapped"),
+        # No module has run that could have seen it.
+        (mapped(renamed), "renamed: an array of shape (4, 4) of an unknown module"),
+    ],
+)
+def test_parameters_that_a_function_makes(model, told):
+    assert refusal(model, SQUARE).splitlines()[1] == f"  {told}"
+
+
+def test_a_vector_that_a_function_makes():
+    model = mapped(lambda v: {"params": {"mean": v["params"]["kernel"][0]}})
+    layout = from_linen(model, SQUARE)
+
+    assert layout == {"mean": None}
+    assert layout.reasons == {"mean": "fewer than two axes"}
