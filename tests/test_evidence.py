@@ -1,0 +1,406 @@
+"""From sums to verdicts, remarks and the table of the evidence, word for word."""
+
+import math
+
+import numpy as np
+import pytest
+
+from optax_adamp._evidence import (
+    Evidence,
+    Finding,
+    Sums,
+    change_at_threshold,
+    evidence_table,
+    second_opinion,
+    stack,
+    weigh,
+)
+from optax_adamp._specs import Axes
+
+LENGTH = 25
+INF, NAN = np.inf, np.nan
+
+
+def sums(ratios, *, ww=1.0, batch_shape=None):
+    """Of channels with these cosines over the threshold, by batch, element, channel.
+
+    NaN stands for a gradient of zeros.
+    """
+    ratios = np.asarray(ratios, float)
+    live = ~np.isnan(ratios)
+    ww = np.broadcast_to(ww, ratios.shape)
+    gw = np.where(live, ratios, 0) * 0.1 / math.sqrt(LENGTH) * np.sqrt(ww)
+    shape = ratios.shape[1:2] if batch_shape is None else batch_shape
+    return Sums(gw, live.astype(float), ww, LENGTH, shape)
+
+
+def verdict(ratios, **arguments):
+    finding = weigh(sums(ratios, **arguments), delta=0.1, eps=1e-8)
+    return finding.verdict, finding.remark
+
+
+def channels(*by_batch):
+    """A parameter without batch axes."""
+    return [[batch] for batch in by_batch]
+
+
+def test_numbers_of_a_finding():
+    # Channels of equal norms: the layer's cosine is the mean one, by sqrt(channels)
+    # times the length, so that over its threshold it is their sum by sqrt(channels).
+    ratios = channels([0.5, -0.25], *[[0.5, 0.25]] * 5, [NAN, 0.75], [NAN, NAN])
+
+    finding = weigh(sums(ratios, batch_shape=()), delta=0.1, eps=1e-8)
+
+    assert finding == Finding(
+        verdict="channel",
+        channel_passed=7,
+        channel_informative=7,
+        channel_cosine=pytest.approx(0.75),
+        layer_passed=7,
+        layer_informative=7,
+        layer_cosine=pytest.approx(0.75),
+        remark="no gradient in 1 batch",
+    )
+    scaled = weigh(sums(ratios, ww=4.0, batch_shape=()), delta=0.2, eps=1e-8)
+    assert scaled.channel_cosine == pytest.approx(0.375)
+    # The worst of two batch elements, which each have their own batches.
+    both = np.concatenate([ratios, channels(*[[2.0, NAN]] * 8)], axis=1)
+    finding = weigh(sums(both), delta=0.1, eps=1e-8)
+    assert finding[1:3] == (0, 7)
+    assert finding[4:6] == (0, 7)
+    assert finding.channel_cosine == pytest.approx(2.0)
+    assert finding.layer_cosine == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        (channels(*[[0.9, 0.9]] * 8), ("channel", "")),
+        (channels(*[[1.2, -1.2]] * 8), ("layer", "")),
+        (
+            channels(*[[1.2, -1.2]] * 6, *[[NAN, NAN]] * 2),
+            ("layer", "no gradient in 2 batches"),
+        ),
+        (channels(*[[1.2, 1.2]] * 8), ("neither", "")),
+        (
+            channels(*[[1.2, 1.2]] * 7, [NAN, NAN]),
+            ("neither", "no gradient in 1 batch"),
+        ),
+        (channels(*[[NAN, NAN]] * 8), ("unknown", "no gradient in 8 batches")),
+        (
+            channels(*[[0.9, 0.9]] * 3, *[[NAN, NAN]] * 5),
+            ("unknown", "no gradient in 5 batches"),
+        ),
+        (
+            channels(*[[0.9, NAN]] * 8),
+            (
+                "mixed",
+                "1 of 2 channels have a gradient in fewer than 4 batches, "
+                "the others pass",
+            ),
+        ),
+        (
+            channels(*[[0.9, 0.9]] * 3, *[[0.9, NAN]] * 7),
+            (
+                "mixed",
+                "1 of 2 channels have a gradient in fewer than 5 batches, "
+                "the others pass",
+            ),
+        ),
+        (channels(*[[0.9, 1.2]] * 8), ("mixed", "only 1 of 2 channels always pass")),
+        (
+            channels(*[[0.9, 0.8, 3.0]] * 8),
+            ("mixed", "only 2 of 3 channels always pass"),
+        ),
+        (
+            channels(*[[0.9]] * 7, [1.2]),
+            ("mixed", "the channel view passes in 7 of 8 batches, which is not chance"),
+        ),
+        (
+            channels(*[[0.9]] * 5, *[[1.2]] * 3),
+            ("mixed", "the channel view passes in 5 of 8 batches, which is not chance"),
+        ),
+        (channels(*[[0.9]] * 4, *[[1.2]] * 4), ("neither", "")),
+        (
+            channels([0.009], *[[1.2]] * 7),
+            (
+                "mixed",
+                "the channel view passes by far at the given weights, but "
+                "only in 1 of 8 "
+                "batches in all; is there a bias of zeros before the norm?",
+            ),
+        ),
+        (channels([0.01], *[[1.2]] * 7), ("neither", "")),
+        (channels([1.2], [0.009], *[[1.2]] * 6), ("neither", "")),
+        (
+            channels([1.2, -1.2], *[[3.0, 1.0]] * 7),
+            (
+                "mixed",
+                "the layer view passes by far at the given weights, but only in 1 of 8 "
+                "batches in all; is there a bias of zeros before the norm?",
+            ),
+        ),
+        (
+            channels(*[[1.2, -1.1]] * 6, *[[3.0, 1.0]] * 2),
+            ("mixed", "the layer view passes in 6 of 8 batches, which is not chance"),
+        ),
+        (
+            channels(*[[0.9, 0.9]] * 7, [0.9, INF]),
+            ("mixed", "the gradient is not finite in 1 batch"),
+        ),
+        (
+            channels(*[[INF, 0.9]] * 2, *[[0.9, 0.9]] * 6),
+            ("mixed", "the gradient is not finite in 2 batches"),
+        ),
+        # Fewer batches than four: all of them.
+        (channels([0.9]), ("channel", "")),
+        (channels([0.9], [NAN]), ("unknown", "no gradient in 1 batch")),
+    ],
+)
+def test_verdicts(ratios, expected):
+    assert verdict(ratios, batch_shape=()) == expected
+
+
+def test_what_reaches_the_threshold_does_not_pass():
+    """Numbers without rounding: the cosine is 1/32, the threshold 1/8 by four."""
+    one = np.ones((8, 1, 1))
+    for cosine, found in ((1 / 32, "neither"), (1 / 64, "channel")):
+        at = Sums(cosine * one, one, one, 16, ())
+        assert weigh(at, delta=1 / 8, eps=1e-8).verdict == found
+
+
+def test_many_channels_pass_by_luck():
+    """One channel that always passes is no news among thousands, if batches are few."""
+    few = [[0.9, *[3.0] * 15]] * 4
+    assert verdict(channels(*few), batch_shape=()) == (
+        "mixed",
+        "only 1 of 16 channels always pass",
+    )
+    many = [[0.9, *[3.0] * 31]] * 4
+    assert verdict(channels(*many), batch_shape=()) == ("neither", "")
+    # In more batches it is.
+    assert verdict(channels(*many * 2), batch_shape=())[0] == "mixed"
+
+
+def test_all_of_many_channels_never_pass_by_luck():
+    """A batch in which all of four channels pass is beyond chance already."""
+    ratios = channels([0.9] * 4, *[[0.9, 0.9, 1.2, 3.0]] * 2, *[[3.0] * 4] * 5)
+    assert verdict(ratios, batch_shape=()) == (
+        "mixed",
+        "the channel view passes in 1 of 8 batches, which is not chance",
+    )
+    two = channels([0.9] * 2, *[[3.0] * 2] * 7)
+    assert verdict(two, batch_shape=()) == ("neither", "")
+
+
+C, L, N, U = [0.9, 0.9], [1.2, -1.2], [3.0, 3.0], [NAN, NAN]
+
+
+def elements(*kinds):
+    return [list(kinds)] * 8
+
+
+@pytest.mark.parametrize(
+    ("kinds", "shape", "expected"),
+    [
+        ((C, C), (2,), ("channel", "")),
+        ((C, L), (2,), ("layer", "batch elements differ: [0] channel; [1] layer")),
+        (
+            (C, N, C),
+            (3,),
+            ("mixed", "batch elements differ: [0, 2] channel; [1] neither"),
+        ),
+        ((L, N), (2,), ("mixed", "batch elements differ: [0] layer; [1] neither")),
+        (
+            (U, C),
+            (2,),
+            (
+                "mixed",
+                "batch elements differ: [0] no gradient in 8 batches; [1] channel",
+            ),
+        ),
+        (
+            (C, L, C, L),
+            (2, 2),
+            (
+                "layer",
+                "batch elements differ: [(0, 0), (1, 0)] channel; [(0, 1), "
+                "(1, 1)] layer",
+            ),
+        ),
+        (
+            (*[C] * 8, N),
+            (9,),
+            (
+                "mixed",
+                "batch elements differ: [0, 1, 2, 3, 4, 5, 6, 7] channel; [8] neither",
+            ),
+        ),
+        (
+            (*[C] * 9, N),
+            (10,),
+            (
+                "mixed",
+                "batch elements differ: [0, 1, 2, 3, 4, 5, 6, 7, ...] "
+                "channel; [9] neither",
+            ),
+        ),
+    ],
+)
+def test_batch_elements(kinds, shape, expected):
+    assert verdict(elements(*kinds), batch_shape=shape) == expected
+
+
+def test_batch_elements_with_one_verdict_and_several_remarks():
+    first = np.array(elements(C, C))
+    first[0, 0] = NAN
+    assert verdict(first) == (
+        "channel",
+        "batch elements differ: [0] no gradient in 1 batch; [1] channel",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "ww", "expected"),
+    [
+        ((C,), 0.0, ("channel", "its weights are all zero: tested at others")),
+        (
+            (C,),
+            [0.0, 1.0],
+            ("channel", "1 of 2 channels are zero: tested at other weights"),
+        ),
+        (
+            (C, L),
+            [[0.0, 1.0], [1.0, 1.0]],
+            (
+                "layer",
+                "batch elements differ: [0] channel; [1] layer; 1 of 4 "
+                "channels are zero: "
+                "tested at other weights",
+            ),
+        ),
+        ((U,), 0.0, ("unknown", "no gradient in 8 batches")),
+    ],
+)
+def test_weights_of_zero(kinds, ww, expected):
+    """Only the given ones; those of further batches are drawn."""
+    given = sums(elements(*kinds), batch_shape=(len(kinds),))
+    zeros = given.ww.copy()
+    zeros[0] = ww
+    finding = weigh(given._replace(ww=zeros), delta=0.1, eps=1e-8)
+    assert (finding.verdict, finding.remark) == expected
+    later = given.ww.copy()
+    later[1] = 0.0
+    assert "zero" not in weigh(given._replace(ww=later), delta=0.1, eps=1e-8).remark
+
+
+def test_norms_up_to_eps_tell_nothing():
+    given = sums(channels(*[[0.9]] * 8), batch_shape=())
+    for tiny in (given._replace(gg=given.gg / 4), given._replace(ww=given.ww / 4)):
+        assert weigh(tiny, delta=0.1, eps=0.5).channel_informative == 0
+        assert weigh(tiny, delta=0.1, eps=0.49).channel_informative == 8
+    silent = weigh(given._replace(gg=given.gg / 4), delta=0.1, eps=0.5)
+    assert silent.remark == "no gradient in 8 batches"
+
+
+def test_change_at_the_threshold():
+    given = Sums(*(np.full((1, 2, 3), v) for v in (9.0, 4.0, 16.0)), LENGTH, (2,))
+
+    expected = math.log(2) * 0.1
+    assert change_at_threshold(given, "channel", 0.1) == pytest.approx(
+        expected * 6 * 8 / 5
+    )
+    assert change_at_threshold(given, "layer", 0.1) == pytest.approx(
+        expected * 2 * 24 / math.sqrt(75)
+    )
+
+
+FOUND = Evidence("w", (2, 3), "layer", 0, 8, 2.0, 8, 8, 0.5, remark="so")
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed", "loss", "relative"),
+    [(0.5, 0.5, 2.0, 0.25), (0.5, 1.0, 0.0, 0.5), (0.0, 0.0, 0.0, 0.0)],
+)
+def test_second_opinion_that_agrees(change, allowed, loss, relative):
+    assert second_opinion(FOUND, change, allowed, loss) == FOUND._replace(
+        loss_change=relative
+    )
+
+
+def test_second_opinion_that_does_not():
+    remark = (
+        "the layer view passes in all batches, but scaling the weight changes the loss "
+        "by 0.33 of it"
+    )
+    row = second_opinion(FOUND, 2 / 3, 0.5, 2.0)
+    assert row == FOUND._replace(
+        verdict="mixed", loss_change=pytest.approx(1 / 3), remark=f"{remark}; so"
+    )
+    assert second_opinion(FOUND._replace(remark=""), 2 / 3, 0.5, 2.0).remark == remark
+
+
+def test_sums_of_batches():
+    """Batch elements first, then channels, whatever the order of the axes."""
+    axes = Axes(reduction=(1,), output=(0, 3), view="auto")
+    weight = np.zeros((2, 5, 3, 4), np.float32)
+    shape = (2, 1, 3, 4)
+    batches = [
+        tuple(np.arange(24.0).reshape(shape) + 100 * b + 1000 * k for k in range(3))
+        for b in range(2)
+    ]
+
+    stacked = stack(batches, weight, axes)
+
+    expected = np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2).reshape(3, 8)
+    for k, actual in enumerate(stacked[:3]):
+        assert actual.dtype == np.float64
+        np.testing.assert_array_equal(
+            actual, np.stack([expected + 1000 * k, expected + 100 + 1000 * k])
+        )
+    assert stacked[3:] == (5, (3,))
+    assert stack(batches, weight.astype(np.complex64), axes).length == 10
+
+
+ROWS = [
+    FOUND._replace(path="a", verdict="channel", channel_passed=8, remark=""),
+    FOUND._replace(path="b", remark="", loss_change=1e-9),
+    Evidence("c", (2,), "neither", 1, 7, 3.0, 2, 8, 4.0),
+    Evidence("d", (2,), "mixed", 1, 8, 3.0, 2, 8, 4.0, remark="why d"),
+    Evidence("e", (2,), "unknown", 0, 0, 0.0, 0, 0, 0.0, remark="why e"),
+    Evidence("f", (), "not tested"),
+]
+
+
+def test_rows():
+    assert [row.summary for row in ROWS] == [
+        "channel, 8 of 8 batches",
+        "layer, 8 of 8 batches",
+        "neither, 2 of 8 batches as a layer",
+        "mixed: why d",
+        "unknown: why e",
+        "not tested: ",
+    ]
+    assert [row.channel for row in ROWS][1:3] == ["0 of 8", "1 of 7"]
+    assert (ROWS[5].channel, ROWS[5].layer) == (None, None)
+
+
+def test_table():
+    assert str(evidence_table(ROWS)).splitlines() == [
+        "path  shape   verdict      by channel  cos/limit  as layer  cos/limit  "
+        "loss change",
+        "a     (2, 3)  channel      8 of 8              2  8 of 8          0.5",
+        "b     (2, 3)  layer        0 of 8              2  8 of 8          0.5  "
+        "      1e-09",
+        "c     (2,)    neither      1 of 7              3  2 of 8            4",
+        "d     (2,)    mixed (!)    1 of 8              3  2 of 8            4",
+        "e     (2,)    unknown (!)  0 of 0              0  0 of 0            0",
+        "f     ()      not tested",
+        "2 of 6 arrays are scale-invariant: 1 by channel, 1 as a layer.",
+        "For both views: how many of the batches that have a gradient pass, and the",
+        "largest cosine over its threshold.",
+        "2 mixed or unknown: left to the base optimizer, as is neither.",
+        "(!) d: why d",
+        "(!) e: why e",
+    ]
+    assert evidence_table(ROWS[:3]).notes[-1] == "largest cosine over its threshold."
