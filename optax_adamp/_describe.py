@@ -195,7 +195,8 @@ def _describe_leaf(names: Names, leaf: Any, resolution: Resolution) -> Descripti
     if resolution.axes is None:
         return row
     reduction, output, view, *_ = resolution.axes
-    batch = tuple(sorted({*range(len(shape))} - {*reduction, *output}))
+    inside = {*reduction, *output}
+    batch = tuple(axis for axis in range(len(shape)) if axis not in inside)
 
     def size(axes: tuple[int, ...]) -> int:
         return math.prod(shape[axis] for axis in axes)

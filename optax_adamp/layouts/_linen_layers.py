@@ -1,6 +1,6 @@
 """What the layers of Flax Linen say of the parameters that they hold."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sized
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -64,8 +64,8 @@ def _matches(names: Names, pattern: Names) -> bool:
     return len(names) == len(pattern) and all(map(fnmatchcase, names, pattern))
 
 
-def _count(sizes: int | Iterable[int]) -> int:
-    return len(tuple(sizes)) if isinstance(sizes, Iterable) else 1
+def _count(sizes: int | Sized) -> int:
+    return len(sizes) if isinstance(sizes, Sized) else 1
 
 
 def _dense(layer: nn.Module, axes: int, call: Call) -> Any:
@@ -78,7 +78,7 @@ def _dense_general(layer: nn.DenseGeneral, axes: int, call: Call) -> Any:
 
 
 def _einsum(layer: nn.Einsum, axes: int, call: Call) -> Any:
-    given = [layer.einsum_str, call.kwargs.get("einsum_str"), *call.args[1:2]]
+    given = [layer.einsum_str, call.kwargs.get("einsum_str"), *call.args[1:]]
     equations = [equation for equation in given if isinstance(equation, str)]
     return _kernels.einsum(equations[0], axes) if equations else None
 

@@ -6,7 +6,7 @@ adds axes behind its back: what an array has beyond its module's shape is stacke
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -124,7 +124,7 @@ def _linear(layer: nnx.Linear) -> dict[str, _Plain]:
 
 
 def _linear_general(layer: nnx.LinearGeneral) -> dict[str, _Plain]:
-    batch: tuple[int, ...] = tuple(layer.batch_axis.values())
+    batch: Collection[int] = layer.batch_axis.values()
     inputs, outputs = layer.in_features, layer.out_features
     spec = _kernels.dense_general(len(batch), len(inputs), len(outputs))
     return {
@@ -137,7 +137,7 @@ def _convolution(layer: nnx.Conv | nnx.ConvTranspose) -> dict[str, _Plain]:
     transposed = isinstance(layer, nnx.ConvTranspose) and layer.transpose_kernel
     spec = _kernels.convolution(len(layer.kernel_size), transposed=transposed)
     return {
-        "kernel": _Plain(tuple(layer.kernel_shape), spec),
+        "kernel": _Plain(layer.kernel_shape, spec),
         "bias": _Plain((layer.out_features,)),
     }
 
@@ -232,7 +232,7 @@ def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
             owner, attribute = owners[path[:depth]], path[depth:]
             leaf = _Leaf(
                 path=path,
-                shape=tuple(array.shape),
+                shape=array.shape,
                 variable=type(variable),
                 owner=type(owner).__name__,
                 attribute="/".join(map(str, attribute)),
@@ -285,7 +285,7 @@ def _possible_readings(
     assert leaf.plain is not None
     stackings = _stackings(leaf.plain.shape, leaf.shape)
     readings = _readings(leaf.plain, stackings)
-    for depth in range(len(leaf.path) - 1, -1, -1):
+    for depth in reversed(range(len(leaf.path))):
         if len(readings) <= 1:
             break
         alike = [
