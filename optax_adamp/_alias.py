@@ -277,12 +277,13 @@ def _scale_by_adam(
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, Any]:
+        del params
         new_state: Any
-        _, new_state = adam.update(updates, state, params)
+        _, new_state = adam.update(updates, state)
         # The momentum looks one step ahead: the gradient enters it a second time. The
         # second moment and the step count are those of a single step.
         ahead = state._replace(mu=new_state.mu)
-        new_updates, _ = adam.update(updates, ahead, params)
+        new_updates, _ = adam.update(updates, ahead)
         return new_updates, new_state
 
     return optax.GradientTransformation(adam.init, update_fn)

@@ -281,7 +281,5 @@ def _resolve_mask(
     """Whether the weight decay applies to each leaf."""
     if mask is None:
         return [True] * len(leaves)
-    entries = match_prefix(
-        call_if_function(mask, params), leaves, argument="mask", is_leaf=None
-    )
-    return [bool(entry.value) for entry in entries]
+    entries = match_prefix(call_if_function(mask, params), leaves, argument="mask")
+    return [entry.value for entry in entries]

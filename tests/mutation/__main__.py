@@ -147,10 +147,12 @@ class Mutation:
         if not job.tests:
             return 0
         module = self.modules[job.mutant.module]
-        if self.functions.change(module, job.mutant):
-            killer = self.tests.first_failing(job.tests)
-        else:
+        if self.covering.runs_at_import(job.mutant) or not self.functions.change(
+            module, job.mutant
+        ):
             killer = first_failing_anew(module, job.mutant, job.tests, OPTIONS, ROOT)
+        else:
+            killer = self.tests.first_failing(job.tests)
         print(f"\nKILLER {killer}")
         return bool(killer)
 

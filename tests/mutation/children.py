@@ -127,7 +127,7 @@ class Functions:
 
     def change(self, module: Module, mutant: Mutant) -> bool:
         """Gives a function the code of a mutant; says whether that was possible."""
-        if not mutant.place.function or self._ran_at_import(module, mutant):
+        if self._ran_at_import(module, mutant):
             return False
         with mutant.applied():
             tree = ast.fix_missing_locations(module.tree)

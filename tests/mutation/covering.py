@@ -40,12 +40,11 @@ class Covering:
         These are the tests of the module's own files, short tests, those that run
         little beside the module, and the first of each file.
         """
-        lines = [(mutant.module, line) for line in mutant.place.lines]
-        if not mutant.place.function:
+        tests = self._running(mutant)
+        if self.runs_at_import(mutant):
             statement = self._statement_of(mutant)
-            lines += self._uses_of(mutant.module, statement)
-        tests = set[str]().union(*(self._tests[line] for line in lines))
-        if not mutant.place.function:
+            for line in self._uses_of(mutant.module, statement):
+                tests |= self._tests[line]
             # They may look at what is defined, such as the defaults of arguments.
             tests |= {run.test for run in self.runs.values() if not run.lines}
 
@@ -67,6 +66,14 @@ class Covering:
             for number, test in enumerate(its_tests, start=1)
         ]
         return [test for _, test in sorted(ranked)]
+
+    def runs_at_import(self, mutant: Mutant) -> bool:
+        """Whether it stands outside of functions, or in one that no test runs."""
+        return not (mutant.place.function and self._running(mutant))
+
+    def _running(self, mutant: Mutant) -> set[str]:
+        lines = ((mutant.module, line) for line in mutant.place.lines)
+        return set[str]().union(*(self._tests[line] for line in lines))
 
     def _statement_of(self, mutant: Mutant) -> ast.stmt:
         """The outermost statement that a mutant is in."""
