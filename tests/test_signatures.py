@@ -46,3 +46,17 @@ def test_defaults_of_the_paper(factory):
 
 def test_dampening_is_that_of_pytorch():
     assert defaults(optax_adamp.sgdp)["dampening"] == 0.0
+
+
+def test_defaults_of_what_looks_at_a_model():
+    numbers = {"delta": 0.1, "eps": 1e-8, "dimension_numbers": None}
+    assert defaults(optax_adamp.measure, Parameter.KEYWORD_ONLY) == {
+        "updates": None,
+        **numbers,
+    }
+    assert defaults(optax_adamp.detect_scale_invariance, Parameter.KEYWORD_ONLY) == {
+        "num_batches": 8,
+        **numbers,
+        "verify": False,
+        "seed": 0,
+    }

@@ -3,7 +3,7 @@
 import ast
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,31 +35,36 @@ class Covering:
                     self._tests[module, line].add(run.test)
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """Tests that run it, or what uses it, the likeliest to see it first.
+        """Tests that may see a mutant, the likeliest first.
 
-        These are the tests of the module's own files, short tests, those that run
-        little beside the module, and the first of each file.
+        These are the tests that run it. What runs at import any test may see; those go
+        first that run a line with a name it binds, or no line of the package at all,
+        such as tests of signatures.
         """
-        tests = self._running(mutant)
-        if self.runs_at_import(mutant):
-            statement = self._statement_of(mutant)
-            for line in self._uses_of(mutant.module, statement):
-                tests |= self._tests[line]
-            # They may look at what is defined, such as the defaults of arguments.
-            tests |= {run.test for run in self.runs.values() if not run.lines}
+        running = self._running(mutant)
+        if not self.runs_at_import(mutant):
+            return self._in_order(running, mutant.module)
+        for line in self._uses_of(mutant.module, self._statement_of(mutant)):
+            running |= self._tests[line]
+        running |= {run.test for run in self.runs.values() if not run.lines}
+        return [
+            *self._in_order(running, mutant.module),
+            *self._in_order(self.runs.keys() - running, mutant.module),
+        ]
+
+    def _in_order(self, tests: Set[str], module: str) -> list[str]:
+        """First those of the module's own files, short ones, and one of each file."""
 
         def cost(test: str) -> float:
+            """Those that run little beside the module show more of it."""
             _, seconds, lines = self.runs[test]
-            own, all_of_them = (
-                lines.get(mutant.module, ()),
-                sum(map(len, lines.values())),
-            )
-            return seconds * max(all_of_them, 1) / max(len(own), 1)
+            share = len(lines.get(module, ())) or 1
+            return seconds * max(sum(map(len, lines.values())), 1) / share
 
         files = defaultdict(list)
         for test in sorted(tests, key=cost):
             files[test.partition("::")[0]].append(test)
-        name = mutant.module.replace(".", "").strip("_")  # Such as layouts_nnx.
+        name = module.replace(".", "").strip("_")  # Such as layouts_nnx.
         ranked = [
             (cost(test) * (0.1 if name in file else number), test)
             for file, its_tests in files.items()

@@ -1,0 +1,270 @@
+"""The parts of the detection, one at a time; see test_detect.py for the whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optax_adamp import ProjectionDimensionNumbers as Spec
+from optax_adamp import _detect, detect_scale_invariance
+from optax_adamp._dimension_numbers import Resolution
+from optax_adamp._evidence import Evidence
+from optax_adamp._specs import Axes
+
+AXES = Axes(reduction=(1,), output=(2,), view="auto")  # (batch, in, out)
+
+
+def leaf(array, axes=AXES, why="why", has_gradient=True, names=("w",)):
+    return _detect._Leaf(names, array, axes, why, has_gradient)
+
+
+@pytest.mark.parametrize(
+    ("node", "axes", "why", "has_gradient"),
+    [
+        (np.ones((2, 3), "f4"), AXES, "why", True),
+        (np.ones((2, 0), "f4"), None, "empty", True),
+        (np.ones((2, 3), "c8"), AXES, "why", True),
+        (1.5, AXES, "why", True),
+        (np.ones((2, 3), "i4"), None, "no gradient reaches arrays of int32", False),
+        (True, None, "no gradient reaches arrays of bool", False),
+        (None, None, "why", False),
+        (optax.MaskedNode(), None, "why", False),
+    ],
+)
+def test_leaf(node, axes, why, has_gradient):
+    made = _detect._leaf(("a", "w"), node, Resolution(AXES, "why", "warning"))
+
+    assert made._replace(array=0) == _detect._Leaf(
+        ("a", "w"), 0, axes, why, has_gradient
+    )
+    if has_gradient:
+        assert isinstance(made.array, jax.Array)
+        np.testing.assert_array_equal(made.array, node)
+    else:
+        assert made.array is node
+
+
+def test_draw_zero_is_what_was_given():
+    trained = [leaf(jnp.ones((2, 3, 4))), leaf(jnp.ones(3), axes=None)]
+    given = _detect._perturb(trained, seed=3, draw=0)
+    assert [a is b.array for a, b in zip(given, trained, strict=True)] == [True, True]
+
+
+def test_draws_are_of_their_seed_number_and_leaf():
+    trained = [leaf(jnp.ones((2, 3, 4)))] * 2
+    draws = {
+        (seed, draw, index): tuple(np.ravel(array))
+        for seed in range(2)
+        for draw in range(1, 3)
+        for index, array in enumerate(_detect._perturb(trained, seed, draw))
+    }
+    assert len(set(draws.values())) == len(draws)
+    again = _detect._perturb(trained, 1, 2)
+    assert [tuple(np.ravel(array)) for array in again] == [
+        draws[1, 2, 0],
+        draws[1, 2, 1],
+    ]
+
+
+def test_perturbed_weights():
+    """Half the variance of each channel is noise; what is not tested is scaled."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(2, 2000, 3)).astype("f4") * [[[1.0, 10.0, 0.0]], [[0.0] * 3]]
+    moved = _detect._perturb_leaf(
+        jnp.asarray(w, jnp.float32), jax.random.key(0), axes=AXES
+    )
+    norms = np.linalg.norm(moved, axis=1)
+    before = np.linalg.norm(w, axis=1)
+    np.testing.assert_allclose(norms[0, :2], before[0, :2], rtol=0.1)
+    # A channel of zeros is as the mean one of its layer, with noise alone; in a layer
+    # of zeros each number has the variance 1 / length.
+    np.testing.assert_allclose(
+        norms[0, 2], np.sqrt(np.mean(before[0] ** 2) / 2), rtol=0.1
+    )
+    np.testing.assert_allclose(norms[1], np.sqrt(0.5), rtol=0.1)
+    for channel in range(2):
+        cosine = np.vdot(moved[0, :, channel], w[0, :, channel]) / (
+            norms[0, channel] * before[0, channel]
+        )
+        assert cosine == pytest.approx(np.sqrt(0.5), abs=0.05)
+
+    free = jnp.asarray(rng.normal(size=2000), jnp.float32)
+    factors = _detect._perturb_leaf(free, jax.random.key(0), axes=None) / free
+    assert 0.5 <= factors.min() < 0.51
+    assert 1.49 < factors.max() <= 1.5
+    zeros = _detect._perturb_leaf(jnp.zeros(2000), jax.random.key(0), axes=None)
+    assert float(jnp.std(zeros)) == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("axes", [AXES, None])
+def test_perturbed_weights_keep_their_dtype(dtype, axes):
+    moved = _detect._perturb_leaf(
+        jnp.ones((2, 3, 4), dtype), jax.random.key(0), axes=axes
+    )
+    assert (moved.dtype, moved.shape) == (dtype, (2, 3, 4))
+
+
+def test_sums_of_one_batch():
+    rng = np.random.default_rng(0)
+    g, w = rng.normal(size=(2, 2, 3, 4)).astype("f4")
+    sums = _detect._sums(jnp.asarray(g), jnp.asarray(w), AXES)
+    for actual, expected in zip(sums, (g * w, g * g, w * w), strict=True):
+        np.testing.assert_allclose(
+            actual, expected.sum(1, keepdims=True), rtol=1e-5, atol=1e-6
+        )
+    assert _detect._sums(jnp.asarray(g), jnp.asarray(w), None) is None
+    low = _detect._sums(jnp.asarray(g, "bfloat16"), jnp.asarray(w, "bfloat16"), AXES)
+    assert {array.dtype for array in low} == {jnp.dtype("float32")}
+    # The derivative of |z|^2 along z: JAX gives 2 * conj(z) as its gradient.
+    z = jnp.asarray(g + 1j * w)
+    gw, *_ = _detect._sums(2 * jnp.conj(z), z, AXES)
+    np.testing.assert_allclose(
+        gw, 2 * np.sum(np.abs(z) ** 2, 1, keepdims=True), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("array", "axes", "view", "shape"),
+    [
+        (np.ones((2, 3, 4)), AXES, "channel", (2, 1, 4)),
+        (np.ones((2, 3, 4)), AXES, "layer", (2, 1, 1)),
+        (np.ones((2, 3, 4)), None, "layer", (1, 1, 1)),
+        (1.5, None, "channel", ()),
+    ],
+)
+def test_shape_of_vectors(array, axes, view, shape):
+    assert _detect._shape_of_vectors(leaf(array, axes), view) == shape
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (jnp.ones(2), "an array of float32 with shape (2,)"),
+        (jnp.int32(1), "an array of int32 with shape ()"),
+        (jnp.complex64(1), "an array of complex64 with shape ()"),
+        (1, "a int"),
+        (1j, "a complex"),
+        (None, "a NoneType"),
+        ((1.0,), "a tuple"),
+        (np.float32(1), "a float32"),
+    ],
+)
+def test_losses_that_are_no_real_number(value, said):
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        _detect._check_scalar(value)
+    assert str(raised.value) == (
+        f"loss_fn must return one real number, but returned {said}. Take the mean of "
+        "losses, and leave out what else it returns."
+    )
+
+
+def test_losses():
+    for loss in (1.5, jnp.float32(1.5), jnp.bfloat16(1.5)):
+        checked = _detect._check_scalar(loss)
+        assert isinstance(checked, jax.Array)
+        assert checked == 1.5
+
+
+def row(verdict, **more):
+    return Evidence("w", (2, 3, 4), verdict, 8, 8, 0.5, 8, 8, 0.5, **more)
+
+
+def test_layout_of_what_was_found():
+    array = jnp.ones((2, 3, 4))
+    leaves = [
+        leaf(array, names=("a", "channel")),
+        leaf(array, names=("a", "layer")),
+        leaf(array, names=("a", "neither")),
+        leaf(array, names=("a", "mixed")),
+        leaf(array, axes=None, why="spec: None", names=("b",)),
+        leaf(None, axes=None, has_gradient=False, names=("gone",)),
+    ]
+    rows = {
+        ("a", "channel"): row("channel"),
+        ("a", "layer"): row("layer"),
+        ("a", "neither"): row("neither"),
+        ("a", "mixed"): row("mixed", remark="why"),
+        ("b",): row("not tested"),
+    }
+
+    layout = _detect._layout(leaves, rows)
+
+    assert layout == {
+        "a": {
+            "channel": Spec((1,), (2,), "channel"),
+            "layer": Spec((1,), (2,), "layer"),
+            "neither": None,
+            "mixed": None,
+        },
+        "b": None,
+    }
+    assert layout["a"].reasons == {
+        "channel": "detected: channel, 8 of 8 batches",
+        "layer": "detected: layer, 8 of 8 batches",
+        "neither": "detected: neither, 8 of 8 batches as a layer",
+        "mixed": "detected: mixed: why",
+    }
+    assert layout.reasons == {"b": "spec: None"}
+    assert isinstance(layout, _detect.DetectedLayout)
+    assert list(layout.evidence) == list(rows.values())
+
+
+def test_what_is_not_tested():
+    array = np.ones((2, 3), "f4")
+    for given, remark in (
+        (leaf(array, axes=None), ""),
+        (leaf(array, axes=None, has_gradient=False), "why"),
+    ):
+        assert _detect._untested(given) == Evidence(
+            "w", (2, 3), "not tested", remark=remark
+        )
+
+
+def test_verified_rows():
+    """The loss, of its weights' norm alone, says no to one and nothing of others."""
+
+    def loss(params, batch):
+        first, _, third = params
+        return batch * (jnp.sum(first**2) + jnp.sum(third))
+
+    leaves = [
+        leaf(jnp.full((1, 4, 2), 0.5)),
+        leaf(jnp.ones((1, 4, 2)), names=("v",)),
+        leaf(jnp.ones(3), axes=None, names=("u",)),
+    ]
+    treedef = jax.tree.structure([0, 0, 0])
+    problem = _detect._problem(loss, leaves, treedef)
+    rows = {("w",): row("channel"), ("v",): row("layer"), ("u",): row("not tested")}
+    weights = [given.array for given in leaves]
+
+    verified = _detect._verify(problem, (weights, 1.0), leaves, rows, delta=0.1, seed=0)
+
+    changes = {given: verified[given].loss_change for given in rows}
+    # Each channel of the first, whose squares add up to one, is doubled or halved:
+    # 4 - 1 or 1/4 - 1, of a loss of 2 + 3.
+    possible = {(a + b) / 5 for a in (3.0, -0.75) for b in (3.0, -0.75)}
+    assert min(abs(changes["w",] - abs(change)) for change in possible) < 1e-6
+    assert (changes["v",], changes["u",]) == (0.0, None)
+    assert [verified[given].verdict for given in rows] == [
+        "mixed",
+        "layer",
+        "not tested",
+    ]
+    assert rows["w",].verdict == "channel"
+
+
+def test_each_batch_is_taken_once():
+    seen = []
+
+    def loss(params, batch):
+        return jnp.sum(params["w"]) * batch
+
+    def batches():
+        for number in range(20):
+            seen.append(number)
+            yield float(number)
+
+    detect_scale_invariance(loss, {"w": jnp.ones((2, 3))}, batches(), num_batches=3)
+    assert seen == [0, 1, 2]
