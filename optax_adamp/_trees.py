@@ -168,7 +168,7 @@ def match_prefix(
     absent: set[Names] = set()
     matches: list[Entry] = []
     for names, leaf in params:
-        above = [names[:depth] for depth in reversed(range(len(names) + 1))]
+        above = [names[:depth] for depth in range(len(names) + 1)]
         known.update(above)
         if is_absent(leaf):
             absent.add(names)

@@ -147,11 +147,23 @@ def test_states_are_those_of_add_decayed_weights():
         for mask, expected in ((None, state), (True, optax.MaskedState(state))):
             tx = scale_by_projection(weight_decay=decay, mask=mask)
             assert jax.tree.structure(tx.init(PARAMS)) == jax.tree.structure(expected)
-    for mask, decayed in ((None, True), (True, True), (False, False)):
+    for mask, decayed in (
+        (None, True),
+        (True, True),
+        (False, False),
+        (lambda params: {name: name == "w" for name in params}, {"w": 1, "b": 0}),
+    ):
         tx = scale_by_projection(delta=0.0, weight_decay=schedule, mask=mask)
         state = tx.init(PARAMS)
         for count in range(3):
             updates, state = tx.update(GRADS, state, PARAMS, grad=GRADS)
-            factor = 0.5 * count * decayed
-            expected = jax.tree.map(lambda g, w, f=factor: g + f * w, GRADS, PARAMS)
+            ratios = (
+                decayed if isinstance(decayed, dict) else {"w": decayed, "b": decayed}
+            )
+            expected = jax.tree.map(
+                lambda g, w, ratio, c=count: g + 0.5 * c * ratio * w,
+                GRADS,
+                PARAMS,
+                ratios,
+            )
             chex.assert_trees_all_close(updates, expected, rtol=1e-6)

@@ -132,6 +132,7 @@ class Model(nnx.Module):
         self.named = nnx.Dict(first=nnx.Linear(4, 5, use_bias=False, rngs=rngs))
         self.tree = nnx.Param({"a": [jax.numpy.ones((2, 3))]})
         self.empty = nnx.Param(None)
+        self.count = nnx.BatchStat(jax.numpy.ones(2))
 
 
 def test_leaves_and_who_holds_them():

@@ -23,6 +23,13 @@ class WithoutReduction:
     output_axis = 1
 
 
+class First:
+    """Stands for an integer, and cannot be compared with one."""
+
+    def __index__(self):
+        return 0
+
+
 def test_what_is_a_spec():
     assert is_spec(Spec(0, 1))
     assert is_spec(OfAnotherLibrary())
@@ -42,6 +49,7 @@ def test_what_is_a_spec():
         (Spec(np.array([0, 1])[1], 0), Axes((1,), (0,), "auto")),
         (Spec(-3, 2), Axes((0,), (2,), "auto")),
         (OfAnotherLibrary(), Axes((1,), (0,), "auto")),
+        (Spec(First(), 1), Axes((0,), (1,), "auto")),
     ],
 )
 def test_axes_counted_from_the_front(spec, axes):
@@ -110,7 +118,8 @@ def test_a_layout_is_a_tree_like_a_dict():
     assert isinstance(again, Layout)
     assert (again, again.reasons) == (made, {})
     assert jax.tree.structure(again) == treedef
-    assert {treedef: "hashed"}[jax.tree.structure(again)] == "hashed"
+    # JAX asks for it, and does not always look.
+    assert isinstance(hash(made.tree_flatten()[1]), int)
 
 
 @pytest.mark.parametrize(
