@@ -1,5 +1,6 @@
 """From sums to verdicts, remarks and the table of the evidence, word for word."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from optax_adamp._evidence import (
     Evidence,
     Finding,
     Sums,
+    _tail,
     change_at_threshold,
     evidence_table,
     second_opinion,
@@ -61,6 +63,8 @@ def test_numbers_of_a_finding():
         layer_cosine=pytest.approx(0.75),
         remark="no gradient in 1 batch",
     )
+    # Plain numbers.
+    assert [type(value) for value in finding] == [str, *[int, int, float] * 2, str]
     scaled = weigh(sums(ratios, ww=4.0, batch_shape=()), delta=0.2, eps=1e-8)
     assert scaled.channel_cosine == pytest.approx(0.375)
     # The worst of two batch elements, which each have their own batches.
@@ -131,6 +135,8 @@ def test_numbers_of_a_finding():
             ),
         ),
         (channels([0.01], *[[1.2]] * 7), ("neither", "")),
+        (channels([NAN], *[[1.2]] * 7), ("neither", "no gradient in 1 batch")),
+        (channels(*[[3.0, NAN]] * 8), ("neither", "")),
         (channels([1.2], [0.009], *[[1.2]] * 6), ("neither", "")),
         (
             channels([1.2, -1.2], *[[3.0, 1.0]] * 7),
@@ -299,8 +305,9 @@ def test_norms_up_to_eps_tell_nothing():
     for tiny in (given._replace(gg=given.gg / 4), given._replace(ww=given.ww / 4)):
         assert weigh(tiny, delta=0.1, eps=0.5).channel_informative == 0
         assert weigh(tiny, delta=0.1, eps=0.49).channel_informative == 8
-    silent = weigh(given._replace(gg=given.gg / 4), delta=0.1, eps=0.5)
-    assert silent.remark == "no gradient in 8 batches"
+    for gg, remark in ((0.25, "no gradient in 8 batches"), (0.5, "")):
+        finding = weigh(given._replace(gg=given.gg * gg), delta=0.1, eps=0.5)
+        assert finding.remark == remark
 
 
 def test_change_at_the_threshold():
@@ -313,6 +320,18 @@ def test_change_at_the_threshold():
     assert change_at_threshold(given, "layer", 0.1) == pytest.approx(
         expected * 2 * 24 / math.sqrt(75)
     )
+
+
+def test_probability_of_many_passes():
+    """By counting all outcomes of five batches."""
+    outcomes = list(itertools.product((0, 1), repeat=5))
+    for passed in range(6):
+        expected = sum(
+            math.prod(0.2 if passes else 0.8 for passes in outcome)
+            for outcome in outcomes
+            if sum(outcome) >= passed
+        )
+        assert _tail(passed, 5, 0.2) == pytest.approx(expected)
 
 
 FOUND = Evidence("w", (2, 3), "layer", 0, 8, 2.0, 8, 8, 0.5, remark="so")
@@ -346,7 +365,10 @@ def test_sums_of_batches():
     weight = np.zeros((2, 5, 3, 4), np.float32)
     shape = (2, 1, 3, 4)
     batches = [
-        tuple(np.arange(24.0).reshape(shape) + 100 * b + 1000 * k for k in range(3))
+        tuple(
+            np.arange(24, dtype=np.float32).reshape(shape) + 100 * b + 1000 * k
+            for k in range(3)
+        )
         for b in range(2)
     ]
 
@@ -363,7 +385,9 @@ def test_sums_of_batches():
 
 
 ROWS = [
-    FOUND._replace(path="a", verdict="channel", channel_passed=8, remark=""),
+    FOUND._replace(
+        path="a", verdict="channel", channel_passed=8, layer_passed=5, remark=""
+    ),
     FOUND._replace(path="b", remark="", loss_change=1e-9),
     Evidence("c", (2,), "neither", 1, 7, 3.0, 2, 8, 4.0),
     Evidence("d", (2,), "mixed", 1, 8, 3.0, 2, 8, 4.0, remark="why d"),
@@ -389,7 +413,7 @@ def test_table():
     assert str(evidence_table(ROWS)).splitlines() == [
         "path  shape   verdict      by channel  cos/limit  as layer  cos/limit  "
         "loss change",
-        "a     (2, 3)  channel      8 of 8              2  8 of 8          0.5",
+        "a     (2, 3)  channel      8 of 8              2  5 of 8          0.5",
         "b     (2, 3)  layer        0 of 8              2  8 of 8          0.5  "
         "      1e-09",
         "c     (2,)    neither      1 of 7              3  2 of 8            4",
