@@ -245,7 +245,7 @@ def _measure_leaf(
     dtype = jnp.promote_types(jnp.float32, jnp.result_type(*arrays))
     g, w, u = (jnp.asarray(array, dtype) for array in arrays)
     if axes is None or w.size == 0:
-        norm = _norm(w, tuple(range(w.ndim)))
+        norm = _norm(w, along=None)
         return Measurement(weight_norm=jnp.squeeze(norm))
     channel, layer = view_sums(u, g, w, axes)
     views = choose_view(channel, layer, axes, delta=delta, eps=eps)
@@ -303,12 +303,12 @@ def _turns(
       along: The axes along a vector.
       over: The axes over which means are taken.
     """
-    w_norm, u_norm = jnp.sqrt(sums.ww), _norm(u, along)
+    w_norm, u_norm = jnp.sqrt(sums.ww), _norm(u, along=along)
     along_w = sums.uw / w_norm
     # Not from the norms of u and of its radial part: their difference cancels where u
     # is nearly radial. And for small steps so does that of the directions, but not the
     # angle between them, of which they make the legs of an isosceles triangle.
-    across_w = _norm(u - sums.uw / sums.ww * w, along)
+    across_w = _norm(u - sums.uw / sums.ww * w, along=along)
     angle = jnp.arctan2(across_w, w_norm + along_w)
     # NaN is not zero, and shows.
     has_direction = sums.ww != 0
@@ -323,7 +323,7 @@ def _turns(
     )
 
 
-def _norm(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Norms along some axes, which stay with size one."""
+def _norm(array: jax.Array, *, along: tuple[int, ...] | None) -> jax.Array:
+    """Norms along some axes, or all, which stay with size one."""
     squares = jnp.real(jnp.conj(array) * array)
-    return jnp.sqrt(jnp.sum(squares, axis=axes, keepdims=True))
+    return jnp.sqrt(jnp.sum(squares, axis=along, keepdims=True))

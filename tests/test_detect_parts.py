@@ -141,9 +141,9 @@ def test_shape_of_vectors(array, axes, view, shape):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (jnp.ones(2), "an array of float32 with shape (2,)"),
-        (jnp.int32(1), "an array of int32 with shape ()"),
-        (jnp.complex64(1), "an array of complex64 with shape ()"),
+        (lambda: jnp.ones(2), "an array of float32 with shape (2,)"),
+        (lambda: jnp.int32(1), "an array of int32 with shape ()"),
+        (lambda: jnp.complex64(1), "an array of complex64 with shape ()"),
         (1, "a int"),
         (1j, "a complex"),
         (None, "a NoneType"),
@@ -153,7 +153,7 @@ def test_shape_of_vectors(array, axes, view, shape):
 )
 def test_losses_that_are_no_real_number(value, said):
     with pytest.raises(ValueError) as raised:  # noqa: PT011
-        _detect._check_scalar(value)
+        _detect._check_scalar(value() if callable(value) else value)
     assert str(raised.value) == (
         f"loss_fn must return one real number, but returned {said}. Take the mean of "
         "losses, and leave out what else it returns."

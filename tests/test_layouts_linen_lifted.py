@@ -730,3 +730,13 @@ def test_a_vector_that_a_function_makes():
 
     assert layout == {"mean": None}
     assert layout.reasons == {"mean": "fewer than two axes"}
+
+
+def test_axes_of_size_one_play_no_part():
+    """What drops them leaves a kernel as it is, and what is sent along with it."""
+    model = Mapped(lambda variables: jax.tree.map(jnp.squeeze, variables))
+    assert flat(from_linen(model, SQUARE)) == {"dense/kernel": DENSE}
+
+
+def test_other_classes_than_modules():
+    assert "got an object of type type" in refusal(dict, SQUARE, error=TypeError)

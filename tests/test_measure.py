@@ -671,3 +671,33 @@ def test_dimension_numbers_that_do_not_fit():
 
     with pytest.raises(ValueError, match=r"of a, an array of shape .*out of range"):
         measure(params, params, dimension_numbers=ProjectionDimensionNumbers(2, 0))
+
+
+def test_shapes_are_those_of_the_batch_axes():
+    """Also where a batch axis has size one; and none where nothing is projected."""
+    params = {
+        "w": jnp.ones((1, 3, 2)),
+        "bias": jnp.ones((1, 1)),
+        "empty": jnp.ones((2, 0)),
+    }
+    specs = {
+        "w": ProjectionDimensionNumbers(1, 2),
+        "bias": None,
+        "empty": ProjectionDimensionNumbers(0, 1),
+    }
+
+    measured = measure(params, params, updates=params, dimension_numbers=specs).leaves
+
+    for value in measured["w"]:
+        assert value.shape == (1,)
+    assert measured["bias"].weight_norm.shape == ()
+    assert measured["empty"].weight_norm.shape == ()
+    assert measured["empty"].weight_norm == 0
+
+
+def test_updates_that_do_not_fit():
+    params = {"w": jnp.ones((3, 2))}
+    with pytest.raises(
+        ValueError, match=r"^updates has shape \(2, 3\) at w, where the gr"
+    ):
+        measure(params, params, updates={"w": jnp.ones((2, 3))})

@@ -195,7 +195,7 @@ class _Init(NamedTuple):
             rngs = {"params": key, f"optax_adamp_{next(_runs)}": key}
             with nn.intercept_methods(interceptor):
                 variables = self.module.init(rngs, *args, **kwargs)
-            return finish(variables.get("params", {}))
+            return finish(variables.get("params"))
 
         return jax.eval_shape(init, *shapes)
 
@@ -242,7 +242,7 @@ def _leaves_of(module: nn.Module) -> list[tuple[Names, Any]]:
     # Flax tries the methods of some modules out beforehand, with nothing initialized.
     if module.scope is None or not module.is_initializing():
         return []
-    return named_leaves(nn.meta.unbox(module.variables.get("params", {})))
+    return named_leaves(nn.meta.unbox(module.variables.get("params")))
 
 
 def _owner(module: nn.Module) -> str:

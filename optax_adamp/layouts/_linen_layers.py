@@ -79,7 +79,7 @@ def _dense_general(layer: nn.DenseGeneral, axes: int, call: Call) -> Any:
 
 def _einsum(layer: nn.Einsum, axes: int, call: Call) -> Any:
     given = [layer.einsum_str, call.kwargs.get("einsum_str"), *call.args[1:]]
-    equations = [equation for equation in given if equation]
+    equations = [equation for equation in given if isinstance(equation, str)]
     return _kernels.einsum(equations[0], axes) if equations else None
 
 
