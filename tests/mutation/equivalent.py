@@ -2,14 +2,137 @@
 
 from mutants import Module, Mutant
 
-# Of a line's code and a change: the reason. Lines are not numbered, as they move.
-REASONS: dict[tuple[str, str, str], str] = {}
+_ZIPPED = "What is zipped has one length: strict= would show an error of ours."
+_TYPES = "It is for type checkers."
+_NUMBERS = "NumPy's numbers print, compare and add as Python's do."
+_TWO_AXES = "The array has two axes, of which the last is number one."
+_NO_NAME = "An empty name and XX are alike: no rule knows either."
+_NEIGHBORS = "With a single reading left, neighbors can take none away."
+_FOLLOWED = "What no transform moved can be followed too, and is where it was."
+
+# Of a module, a line and a change: the reason. Lines have no numbers, as they move.
+_REASONS = {
+    (
+        "_trees",
+        "above = [names[:depth] for depth in range(len(names) + 1)]",
+        "1 -> 2",
+    ): ("The whole path comes twice."),
+    ("_table", 'Row = TypeVar("Row")', "call -> argument 0"): _TYPES,
+    ("_table", 'Row = TypeVar("Row")', "'Row' -> 'XX...'"): _TYPES,
+    ("layouts._haiku", 'modules = "/".join(names[:-1]).split("/")', "'/' -> 'XX...'"): (
+        "A module's name may end in XX: what it starts with counts."
+    ),
+    (
+        "layouts._maxtext",
+        'above, module, name = ("", "", "", *names)[-3:]',
+        "'' -> 'XX...'",
+    ): _NO_NAME,
+    ("layouts._nnx", "if len(readings) <= 1:", "if False"): _NEIGHBORS,
+    ("layouts._nnx", "if len(readings) <= 1:", "LtE -> Lt"): _NEIGHBORS,
+    ("layouts._nnx", "return frozenset(found)", "call -> argument 0"): (
+        "Nobody changes the set."
+    ),
+    ("layouts._nnx", 'return ""', "return None"): "Both are false.",
+    (
+        "_evidence",
+        "_judge(channel.at(e), layer.at(e), finite[:, e], int(silent[e]), least)",
+        "call -> argument 0",
+    ): _NUMBERS,
+    (
+        "_evidence",
+        "zero_channels = int(np.count_nonzero(sums.ww[0] == 0))",
+        "call -> argument 0",
+    ): _NUMBERS,
+    (
+        "_evidence",
+        "return math.log(2) * float(np.sum(limits))",
+        "call -> argument 0",
+    ): _NUMBERS,
+    (
+        "_evidence",
+        "return bool(self.passed == self.informative_batches)",
+        "call -> argument 0",
+    ): _NUMBERS,
+    (
+        "_evidence",
+        "return bool(self.informative[0] and self.ratio[0] < _FAR_BELOW)",
+        "call -> argument 0",
+    ): _NUMBERS,
+    (
+        "_evidence",
+        "passed, batches = int(self.passed), int(self.informative_batches)",
+        "call -> argument 0",
+    ): _NUMBERS,
+    (
+        "_evidence",
+        "too_often = _tail(passed, batches, float(self.chance)) < _CHANCE",
+        "call -> argument 0",
+    ): _NUMBERS,
+    (
+        "_evidence",
+        "if not_finite := int(np.sum(~finite)):",
+        "call -> argument 0",
+    ): _NUMBERS,
+    (
+        "_evidence",
+        "too_often = _tail(passed, batches, float(self.chance)) < _CHANCE",
+        "Lt -> LtE",
+    ): "No probability is one in a thousand to the last digit.",
+    (
+        "_evidence",
+        "np.all(ratio < 1, axis=0) & (seen >= least) & "
+        "(vectors * chance**seen < _CHANCE)",
+        "Lt -> LtE",
+    ): "No probability is one in a thousand to the last digit.",
+    ("_evidence", "vectors = seen.shape[-1]", "without USub"): _TWO_AXES,
+    ("_evidence", "elements = seen.shape[:-1]", "without USub"): _TWO_AXES,
+    (
+        "_evidence",
+        "unseen=np.sum(seen < least, axis=-1),",
+        "without USub",
+    ): _TWO_AXES,
+    (
+        "_evidence",
+        "invariant=np.sum(is_invariant, axis=-1),",
+        "without USub",
+    ): _TWO_AXES,
+    ("_evidence", "channels = sums.ww[0].size", "0 -> 1"): (
+        "Each batch has as many channels."
+    ),
+    ("_evidence", "for k in range(passed, batches + 1)", "1 -> 2"): (
+        "There are no ways to pass more often than there are batches."
+    ),
+    ("layouts._linen", "if seen.moved and seen.has_channels", "And -> Or"): _FOLLOWED,
+    (
+        "layouts._linen",
+        "moved[path] = all(value is not seen.value for seen in sightings[path])",
+        "call -> argument 0",
+    ): _FOLLOWED,
+    ("layouts._linen", "key = jax.random.key(0)", "0 -> 1"): (
+        "Shapes do not depend on the seed."
+    ),
+    ("layouts._linen", "if not shapes:", "if False"): (
+        "With nothing to follow, nothing is found."
+    ),
+    (
+        "layouts._linen",
+        "sizes = (size for size in itertools.count(2) if size not in shape)",
+        "2 -> 3",
+    ): "Any size above one that no axis has would do.",
+    (
+        "layouts._linen",
+        "places = tuple(range(len(seen.shape)))",
+        "call -> argument 0",
+    ): "A range has the same elements.",
+}
 
 
 def reason_for(mutant: Mutant, module: Module) -> str | None:
     """Why a mutant cannot be told from the package; None if nobody has said so."""
     number = getattr(mutant.place.node, "lineno", 1)
     line = module.path.read_text().splitlines()[number - 1].strip()
-    if mutant.what in ("without strict=", "True -> False") and "strict=" in line:
-        return "What is zipped has one length: strict= would show an error of ours."
-    return REASONS.get((mutant.module, line, mutant.what))
+    if mutant.what == "without strict=":
+        return _ZIPPED
+    if mutant.what == "True -> False" and "strict=True" in line:
+        return _ZIPPED
+    return _REASONS.get((mutant.module, line, mutant.what))
