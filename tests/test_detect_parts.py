@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import _detect, detect_scale_invariance
@@ -70,7 +71,7 @@ def test_draws_are_of_their_seed_number_and_leaf():
 def test_perturbed_weights():
     """Half the variance of each channel is noise; what is not tested is scaled."""
     rng = np.random.default_rng(0)
-    w = rng.normal(size=(2, 2000, 3)).astype("f4") * [[[1.0, 10.0, 0.0]], [[0.0] * 3]]
+    w = rng.normal(size=(2, 2000, 3)).astype("f4") * [[[0.01, 0.1, 0.0]], [[0.0] * 3]]
     moved = _detect._perturb_leaf(
         jnp.asarray(w, jnp.float32), jax.random.key(0), axes=AXES
     )
@@ -95,6 +96,18 @@ def test_perturbed_weights():
     assert 1.49 < factors.max() <= 1.5
     zeros = _detect._perturb_leaf(jnp.zeros(2000), jax.random.key(0), axes=None)
     assert float(jnp.std(zeros)) == pytest.approx(1, rel=0.1)
+
+
+def test_perturbed_complex_weights():
+    """Noise in both parts, of half the variance in all."""
+    rng = np.random.default_rng(0)
+    real, imaginary = rng.normal(size=(2, 1, 4000, 1))
+    w = jnp.asarray(3 * real + 0.1j * imaginary, jnp.complex64)
+    moved = _detect._perturb_leaf(w, jax.random.key(0), axes=AXES)
+    noise = moved - np.sqrt(0.5) * w
+    power = float(jnp.mean(jnp.abs(w) ** 2))
+    for part in (noise.real, noise.imag):
+        assert float(jnp.mean(part**2)) == pytest.approx(power / 4, rel=0.1)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
@@ -253,6 +266,177 @@ def test_verified_rows():
         "not tested",
     ]
     assert rows["w",].verdict == "channel"
+
+
+@pytest.mark.parametrize("view", ["channel", "layer"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_a_second_opinion_is_asked(view, sign, monkeypatch):
+    """The change of the loss, and what of it the test and rounding allow."""
+    asked = []
+
+    def opinion(*arguments):
+        asked.append(arguments)
+        return arguments[0]
+
+    def at_threshold(sums, view, delta):
+        np.testing.assert_allclose(sums.ww, np.full((1, 1, 2), 4 * 0.25))
+        return {"channel": 10.0, "layer": 20.0}[view] * delta
+
+    monkeypatch.setattr(_detect, "second_opinion", opinion)
+    monkeypatch.setattr(_detect, "change_at_threshold", at_threshold)
+    given = leaf(jnp.full((1, 4, 2), 0.5))
+    low = leaf(jnp.ones(3, jnp.bfloat16), axes=None, names=("low",))
+    problem = _detect._problem(
+        lambda params, batch: sign * batch * jnp.sum(params[0] ** 2),
+        [given, low],
+        jax.tree.structure([0, 0]),
+    )
+    rows = {("w",): row(view), ("low",): row("channel")}
+
+    for seed in range(4):
+        at = ([given.array, low.array], 100.0)
+        _detect._verify(problem, at, [given, low], rows, delta=0.5, seed=seed)
+
+    # The coarsest of the dtypes involved, four times.
+    rounding = 4 * float(jnp.finfo(jnp.bfloat16).eps) * 200
+    allowed = rounding + {"channel": 5.0, "layer": 10.0}[view]
+    changes = {change for _, change, *_ in asked}
+    assert [opinion[2:] for opinion in asked] == [(pytest.approx(allowed), 200.0)] * 4
+    assert {opinion[0] for opinion in asked} == {row(view)}
+    # Each of two channels, or both at once, is doubled or halved.
+    steps = (300.0, -75.0)
+    both = {abs(2 * a) for a in steps}
+    each = both | {abs(a + b) for a in steps for b in steps}
+    assert changes <= (each if view == "channel" else both)
+    assert len(changes) > 1
+
+
+def test_verified_without_a_parameter_that_was_found():
+    given = leaf(jnp.ones((1, 4, 2)))
+    problem = _detect._problem(
+        lambda params, batch: jnp.sum(params[0]), [given], jax.tree.structure([0])
+    )
+    rows = {("w",): row("neither")}
+    at = ([given.array], 1.0)
+    assert _detect._verify(problem, at, [given], rows, delta=0.1, seed=0) == rows
+
+
+def test_leaves():
+    params = {"a": None, "b": optax.MaskedNode(), "c": jnp.ones((2, 3)), "d": 1}
+    leaves = _detect._leaves(params, None)
+    assert [given.names for given in leaves] == [("a",), ("b",), ("c",), ("d",)]
+    assert [given.why for given in leaves] == [
+        "absent",
+        "absent",
+        "default: last axis",
+        "no gradient reaches arrays of int32",
+    ]
+    assert [given.has_gradient for given in leaves] == [False, False, True, False]
+    assert leaves[2].axes == Axes((0,), (1,), "auto")
+
+
+class Twins:
+    """Its two children have one name."""
+
+    def __init__(self, *twins):
+        self.twins = twins
+
+
+jax.tree_util.register_pytree_with_keys(
+    Twins,
+    lambda node: (
+        [
+            (jax.tree_util.GetAttrKey("twin"), node.twins[0]),
+            (jax.tree_util.DictKey("twin"), node.twins[1]),
+        ],
+        None,
+    ),
+    lambda _, children: Twins(*children),
+)
+
+
+class Box:
+    def __init__(self, value):
+        self.value = value
+
+
+jax.tree_util.register_pytree_with_keys(
+    Box,
+    lambda box: ([(jax.tree_util.GetAttrKey("value"), box.value)], None),
+    lambda _, children: Box(*children),
+)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            nnx.eval_shape(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0))),
+            "detect_scale_invariance needs the params, but got a model, Linear. Pass "
+            "nnx.state(model, nnx.Param).",
+        ),
+        (
+            {"a": "text"},
+            "params has no array at a, but a str. Keep arrays only; for Equinox, "
+            "eqx.filter(model, eqx.is_inexact_array).",
+        ),
+        (
+            {"a": jax.ShapeDtypeStruct((2, 3), np.float32)},
+            "detect_scale_invariance needs numbers, but a has only a shape, (2, 3). "
+            "Initialize the model.",
+        ),
+        (
+            Box(1.0),
+            "detect_scale_invariance needs a path of its own for each parameter, but "
+            "got a lone array. Put them into a dict.",
+        ),
+        (
+            {"b": {"0": 1.0, "c": 1.0}, "a": [1.0, Twins(1.0, 2.0)]},
+            "detect_scale_invariance needs a path of its own for each parameter, but "
+            "got 2 at a/1/twin. Put them into a dict.",
+        ),
+    ],
+)
+def test_params_that_cannot_be_tested(params, message):
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        _detect._leaves(params, None)
+    assert str(raised.value) == message
+
+
+def test_numbers_out_of_range():
+    _detect._check_numbers(1, 1e-9, 0.0)
+    for numbers, said in (
+        ((0, 0.1, 0.0), "num_batches must be at least 1, but got 0."),
+        ((1, 0.0, 0.0), "delta must be positive, but got 0.0."),
+        ((1, 0.1, -1e-9), "eps must not be negative, but got -1e-09."),
+        ((1, float("nan"), 0.0), "delta must be positive, but got nan."),
+        ((1, 0.1, float("nan")), "eps must not be negative, but got nan."),
+    ):
+        with pytest.raises(ValueError) as raised:  # noqa: PT011
+            _detect._check_numbers(*numbers)
+        assert str(raised.value) == said
+
+
+def test_constants_reach_the_loss():
+    """Integers among the params are what they were, for gradients and losses alike."""
+    leaves = [
+        leaf(jnp.ones((1, 3, 2))),
+        leaf(np.array([2, 3]), axes=None, has_gradient=False, names=("n",)),
+    ]
+    problem = _detect._problem(
+        lambda params, batch: batch * jnp.sum(params["a"]) * params["b"][1],
+        leaves,
+        jax.tree.structure({"a": 0, "b": 0}),
+    )
+    ((gw, gg, ww),) = problem.gradient_sums([leaves[0].array], 2.0)
+    for actual, expected in ((gw, 18.0), (gg, 108.0), (ww, 3.0)):
+        np.testing.assert_allclose(actual, np.full((1, 1, 2), expected))
+    factors = [jnp.full((1, 1, 2), 0.5)]
+    assert problem.scaled_loss([leaves[0].array], 2.0, factors) == 18.0
+
+
+def test_a_layout_has_a_table():
+    assert str(_detect.DetectedLayout().evidence) == ""
 
 
 def test_each_batch_is_taken_once():
