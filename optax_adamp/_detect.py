@@ -244,11 +244,7 @@ def _leaves(params: Any, dimension_numbers: DimensionNumbers | None) -> list[_Le
                 f"detect_scale_invariance needs numbers, but {format_path(names)} has "
                 f"only a shape, {node.shape}. Initialize the model."
             )
-    resolutions = resolve_dimension_numbers(
-        dimension_numbers,
-        params,
-        [(names, None if is_absent(node) else node) for names, node in named],
-    )
+    resolutions = resolve_dimension_numbers(dimension_numbers, params, named)
     return [
         _leaf(names, node, resolution)
         for (names, node), resolution in zip(named, resolutions, strict=True)
@@ -270,7 +266,7 @@ def _leaf(names: Names, node: Any, resolution: Resolution) -> _Leaf:
 def _problem(loss_fn: Loss, leaves: list[_Leaf], treedef: Any) -> _Problem:
     axes = [leaf.axes for leaf in leaves if leaf.has_gradient]
 
-    def loss(weights: list[jax.Array], batch: Any) -> jax.Array:
+    def loss(weights: Iterable[jax.Array], batch: Any) -> jax.Array:
         remaining = iter(weights)
         arrays = [
             next(remaining) if leaf.has_gradient else leaf.array for leaf in leaves
@@ -289,7 +285,7 @@ def _problem(loss_fn: Loss, leaves: list[_Leaf], treedef: Any) -> _Problem:
     def scaled_loss(
         weights: list[jax.Array], batch: Any, factors: list[jax.Array]
     ) -> jax.Array:
-        return loss(list(map(operator.mul, weights, factors)), batch)
+        return loss(map(operator.mul, weights, factors), batch)
 
     return _Problem(gradient_sums, scaled_loss)
 

@@ -4,7 +4,7 @@ from mutants import Module, Mutant
 
 _ZIPPED = "What is zipped has one length: strict= would show an error of ours."
 _TYPES = "It is for type checkers."
-_NUMBERS = "NumPy's numbers print, compare and add as Python's do."
+_NUMBERS = "Numbers of NumPy and JAX print, compare and add as Python's do."
 _TWO_AXES = "The array has two axes, of which the last is number one."
 _NO_NAME = "An empty name and XX are alike: no rule knows either."
 _NEIGHBORS = "With a single reading left, neighbors can take none away."
@@ -102,6 +102,62 @@ _REASONS = {
     ("_evidence", "for k in range(passed, batches + 1)", "1 -> 2"): (
         "There are no ways to pass more often than there are batches."
     ),
+    (
+        "_detect",
+        "taken.append(jax.device_get(problem.gradient_sums(weights, batch)))",
+        "call -> argument 0",
+    ): "NumPy takes arrays from a device itself.",
+    (
+        "_detect",
+        'key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), draw)',
+        "without impl=",
+    ): "Another generator draws other noise, as good.",
+    (
+        "_detect",
+        "squares = jnp.real(jnp.conj(w) * w)",
+        "call -> argument 0",
+    ): "The imaginary part of the product is zero.",
+    (
+        "_detect",
+        "moved = math.sqrt(1 - _NOISE) * w + jnp.sqrt(_NOISE * variance) * noise",
+        "Add -> Sub",
+    ): "Noise has either sign.",
+    (
+        "_detect",
+        'jnp.ones(_shape_of_vectors(leaf, "channel"), leaf.array.dtype)',
+        "'channel' -> 'XX...'",
+    ): "There are two views, and only the name of the other is asked for.",
+    (
+        "_detect",
+        "rounding = _ROUNDINGS * float(max(precisions)) * abs(float(before))",
+        "call -> argument 0",
+    ): _NUMBERS,
+    (
+        "_detect",
+        "verified[leaf.names] = second_opinion(row, change, allowed, "
+        "abs(float(before)))",
+        "call -> argument 0",
+    ): _NUMBERS,
+    (
+        "_detect",
+        "scaled[index] = unscaled[index] * jnp.asarray(factors, leaf.array.dtype)",
+        "Mult -> Div",
+    ): "It halves what it would have doubled, and there is as much of both.",
+    (
+        "_detect",
+        "scaled[index] = unscaled[index] * jnp.asarray(factors, leaf.array.dtype)",
+        "call -> argument 0",
+    ): "Powers of two are exact in any dtype.",
+    (
+        "_detect",
+        "scaled[index] = unscaled[index] * jnp.asarray(factors, leaf.array.dtype)",
+        "without argument 1",
+    ): "Powers of two are exact in any dtype.",
+    (
+        "_detect",
+        "layout.evidence = evidence_table(list(rows.values()))",
+        "call -> argument 0",
+    ): "The values of a dict can be counted and gone through again.",
     ("layouts._linen", "if seen.moved and seen.has_channels", "And -> Or"): _FOLLOWED,
     (
         "layouts._linen",
