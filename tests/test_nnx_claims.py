@@ -6,6 +6,7 @@ from flax import nnx
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp._rules import Reading
+from optax_adamp.layouts import from_nnx
 from optax_adamp.layouts._build import Parameter
 from optax_adamp.layouts._nnx import (
     _describe,
@@ -279,3 +280,16 @@ def test_readings_of_stackings():
         Spec((2,), 3): "stacked",
         Spec((1,), 3): "stacked along axis 2",
     }
+
+
+def test_what_nobody_knows():
+    class Own(nnx.Module):
+        def __init__(self, rngs):
+            self.table = nnx.Param(jax.numpy.ones((2, 3)))
+
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        from_nnx(made(Own))
+    assert str(raised.value).startswith(
+        "from_nnx does not know which axes form a channel in these parameters:\n"
+        "  table: an array of shape (2, 3) of Own\n"
+    )
