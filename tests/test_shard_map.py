@@ -234,3 +234,19 @@ def test_accumulated_gradients():
         np.testing.assert_allclose(
             updated["kernel"], expected[KERNEL], **steps.TOLERANCE
         )
+
+
+def test_arrays_of_numpy_are_whole_on_every_device():
+    """They may be constants of the mapped function, which shard_map does not see."""
+    kernel = np.ones((4, 3), "f4")
+    tx = scale_by_projection(dimension_numbers=Spec(0, 1), partition_specs=P())
+
+    def update(grad):
+        updates, _ = tx.update(grad, tx.init(kernel), kernel, grad=grad)
+        return updates
+
+    mapped = jax.shard_map(
+        update, mesh=steps.make_mesh((8,)), in_specs=P(), out_specs=P()
+    )
+    grad = np.arange(12, dtype="f4").reshape(4, 3)
+    chex.assert_trees_all_close(jax.jit(mapped)(grad), update(grad), rtol=1e-6)

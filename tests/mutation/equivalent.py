@@ -10,8 +10,19 @@ _NO_NAME = "An empty name and XX are alike: no rule knows either."
 _NEIGHBORS = "With a single reading left, neighbors can take none away."
 _FOLLOWED = "What no transform moved can be followed too, and is where it was."
 
+_OLD_JAX = "Only jax before 0.10 comes here, and there it dies."
+_AT_RUN_TIME = "TYPE_CHECKING is false whenever the package runs."
+
 # Of a module, a line and a change: the reason. Lines have no numbers, as they move.
 _REASONS = {
+    ("_partition_specs", 'if hasattr(kind, "vma"):', "if False"): _OLD_JAX,
+    ("_partition_specs", 'if hasattr(kind, "vma"):', "'vma' -> 'XX...'"): _OLD_JAX,
+    ("_partition_specs", "return frozenset(kind.vma)", "return None"): _OLD_JAX,
+    (
+        "_partition_specs",
+        "return frozenset(kind.manual_axis_type.varying)  # jax >= 0.10",
+        "call -> argument 0",
+    ): "It is a set already.",
     (
         "_trees",
         "above = [names[:depth] for depth in range(len(names) + 1)]",
@@ -191,4 +202,6 @@ def reason_for(mutant: Mutant, module: Module) -> str | None:
         return _ZIPPED
     if mutant.what == "True -> False" and "strict=True" in line:
         return _ZIPPED
+    if mutant.what == "if False" and line.startswith("if TYPE_CHECKING:"):
+        return _AT_RUN_TIME
     return _REASONS.get((mutant.module, line, mutant.what))
