@@ -175,6 +175,26 @@ _REASONS = {
         "moved[path] = all(value is not seen.value for seen in sightings[path])",
         "call -> argument 0",
     ): _FOLLOWED,
+    (
+        "layouts._linen",
+        "return self.replace_boxed(nn.meta.remove_axis(self.value, index, params))",
+        "call -> argument 0",
+    ): "Without its witness a box gets a new one once its module has run.",
+    (
+        "layouts._linen",
+        '(jax.tree_util.DictKey("value"), box.value),',
+        "'value' -> 'XX...'",
+    ): "Only the type of the key counts.",
+    (
+        "layouts._linen",
+        '(jax.tree_util.DictKey("witness"), box.witness),',
+        "'witness' -> 'XX...'",
+    ): "Only the type of the key counts.",
+    (
+        "layouts._linen",
+        'return ""',
+        "return None",
+    ): "No reading has no problem to tell.",
     ("layouts._linen", "key = jax.random.key(0)", "0 -> 1"): (
         "Shapes do not depend on the seed."
     ),
