@@ -11,8 +11,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # than it would save. This changes some rounding, and nothing that XLA does before.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-# They need torch, which test_parity.py says in one skip for all.
-collect_ignore = ["make_golden.py", "torch_reference.py"]
+# They need torch, which test_parity.py says in one skip for all, or coverage, as the
+# mutation run does.
+collect_ignore = ["make_golden.py", "torch_reference.py", "mutation"]
 
 # A shape that is new compiles, which must not decide a test; and to vary what failed
 # until it is explained would compile for minutes.
