@@ -149,7 +149,7 @@ def match_prefix(
     argument: str,
     is_leaf: Callable[[Any], bool] | None = None,
 ) -> list[Entry]:
-    """For each parameter, the entry at its path or the nearest one above it.
+    """For each parameter, the entry at its path or above it; there is one at most.
 
     Args:
       description: A tree with the structure of the params, or a prefix of it.

@@ -21,27 +21,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+from children import PACKAGE, Functions, Tests, first_failing_anew, in_children
+from covering import Covering, Run, read_runs
+from equivalent import reason_for
+from mutants import Module, Mutant, modules_of, mutants_of
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-# A mutant's process starts without compiled programs; those that no mutant changes it
-# finds here.
-CACHE = tempfile.TemporaryDirectory()
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
-
-import pytest  # noqa: E402
-from children import (  # noqa: E402
-    PACKAGE,
-    Functions,
-    Tests,
-    first_failing_anew,
-    in_children,
-)
-from covering import Covering, Run, read_runs  # noqa: E402
-from equivalent import reason_for  # noqa: E402
-from mutants import Module, Mutant, modules_of, mutants_of  # noqa: E402
-
-# jax is not imported yet: tests/conftest.py says how, when pytest starts.
 OPTIONS = ("-qs", "-n0", "-pno:cacheprovider", "--hypothesis-profile=mutation")
 
 
@@ -161,6 +147,16 @@ class Mutation:
         return 20 + 5 * sum(self.covering.runs[test].seconds for test in job.tests)
 
 
+def keep_programs(folder: Path) -> None:
+    """Lets processes, which start without compiled programs, find those of others.
+
+    To be called before jax is imported, which is when pytest starts.
+    """
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+
+
 def chosen_mutants(
     modules: dict[str, Module], arguments: argparse.Namespace
 ) -> list[Mutant]:
@@ -207,6 +203,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as logs:
+        keep_programs(Path(logs, "programs"))
         mutation = Mutation(arguments, Path(logs))
         status = pytest.main([*OPTIONS, *arguments.tests], plugins=[mutation])
     # Of the tests that pytest knows of, none ran.

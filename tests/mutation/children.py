@@ -132,16 +132,18 @@ class Functions:
         with mutant.applied():
             tree = ast.fix_missing_locations(module.tree)
             codes = list(_codes_in(compile(tree, module.path, "exec")))
-        changed = False
-        for code in codes:
-            if code.co_qualname == mutant.place.function:
-                for function in self._found[_key_of(code)]:
-                    if function.__code__ != code:
-                        if function.__code__.co_freevars != code.co_freevars:
-                            return False
-                        function.__code__ = code
-                        changed = True
-        return changed
+        changes = [
+            (function, code)
+            for code in codes
+            if code.co_qualname == mutant.place.function
+            for function in self._found[_key_of(code)]
+            if function.__code__ != code
+        ]
+        if any(f.__code__.co_freevars != code.co_freevars for f, code in changes):
+            return False
+        for function, code in changes:
+            function.__code__ = code
+        return bool(changes)
 
     def _ran_at_import(self, module: Module, mutant: Mutant) -> bool:
         """Whether functions that it made exist already."""

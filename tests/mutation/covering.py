@@ -3,7 +3,7 @@
 import ast
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +21,12 @@ class Run(NamedTuple):
 class Covering:
     """Finds the tests that may notice a mutant."""
 
-    def __init__(self, modules: Mapping[str, Module], runs: Iterable[Run]):
-        self.runs = {run.test: run for run in runs}
+    def __init__(self, modules: Mapping[str, Module], runs: Sequence[Run]):
         # Of every process; in one that runs many tests each takes less.
-        start = min((run.seconds for run in self.runs.values()), default=0.0)
-        for test, run in self.runs.items():
-            self.runs[test] = run._replace(seconds=run.seconds - start + 0.005)
+        start = min((run.seconds for run in runs), default=0.0) - 0.005
+        self.runs = {
+            run.test: run._replace(seconds=run.seconds - start) for run in runs
+        }
         self._modules = modules
         self._tests: dict[tuple[str, int], set[str]] = defaultdict(set)
         for run in self.runs.values():
