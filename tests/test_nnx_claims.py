@@ -1,5 +1,7 @@
 """What each layer of NNX says of its parameters, without running it."""
 
+import re
+
 import jax
 import pytest
 from flax import nnx
@@ -287,9 +289,9 @@ def test_what_nobody_knows():
         def __init__(self, rngs):
             self.table = nnx.Param(jax.numpy.ones((2, 3)))
 
-    with pytest.raises(ValueError) as raised:  # noqa: PT011
-        from_nnx(made(Own))
-    assert str(raised.value).startswith(
+    start = (
         "from_nnx does not know which axes form a channel in these parameters:\n"
         "  table: an array of shape (2, 3) of Own\n"
     )
+    with pytest.raises(ValueError, match=rf"\A{re.escape(start)}"):
+        from_nnx(made(Own))
