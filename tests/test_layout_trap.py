@@ -88,12 +88,3 @@ def test_report_and_pictures(trained, curves, tmp_path, monkeypatch, capsys):
         pixels = matplotlib.image.imread(tmp_path / name)[..., :3]
         for color in colors:
             assert (abs(pixels - color).max(-1) < 0.02).mean() > share
-
-
-def test_folder_that_cannot_be_made(tmp_path, capsys):
-    file = tmp_path / "file"
-    file.touch()
-    with pytest.raises(SystemExit) as exit:
-        command.main(["--output", str(file)])
-    assert exit.value.code == 2
-    assert f"cannot write {file / command.SHARES}" in capsys.readouterr().err

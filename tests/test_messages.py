@@ -430,7 +430,7 @@ def raised_at(error):
 def test_each_error_of_the_library_has_a_case():
     reached = {raised_at(error_of(case)) for case in CASES}
     for path in PACKAGE.rglob("*.py"):
-        if path.parent.name == "_demo":  # Refuses options, see test_demo.py.
+        if path.parent.name == "_demo":  # Refuses options, see test_demo_commands.py.
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Raise):

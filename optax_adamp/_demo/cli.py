@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--optimizers",
         nargs="+",
         choices=OPTIMIZERS,
-        default=list(OPTIMIZERS),
+        default=OPTIMIZERS,
         metavar="NAME",
         help=f"any of {', '.join(OPTIMIZERS)} (default: all of them)",
     )
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _whole_number(most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most):
+        if not (text.isdecimal() and 1 <= float(text) <= most):
             raise argparse.ArgumentTypeError(
                 f"must be a whole number from 1 to {most}, but got {text!r}"
             )

@@ -77,5 +77,4 @@ def _progress(label: str, epochs: int) -> Iterable[int]:
         desc=label,
         bar_format="{desc:7}{percentage:3.0f}% {bar} {n}/{total} epochs, {elapsed}",
         disable=None,
-        dynamic_ncols=True,
     )

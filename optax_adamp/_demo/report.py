@@ -148,7 +148,7 @@ def projections(histories: dict[str, History], params: Any) -> str:
 
 def _shares(shares: Shares) -> str:
     none = 1 - shares.channel - shares.layer
-    return f"{shares.channel:>8.1%}{shares.layer:>7.1%}{none:>7.1%}".replace("%", "")
+    return f"{100 * shares.channel:8.1f}{100 * shares.layer:7.1f}{100 * none:7.1f}"
 
 
 def _verdict(differences: np.ndarray) -> str:

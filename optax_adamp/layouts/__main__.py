@@ -17,11 +17,12 @@ SHARES, CURVES = "adamp_layouts.png", "adamp_measure.png"
 DESCRIPTION = """\
 See what the layout of the weights does to the projection.
 
-Trains a convolutional network with BatchNorm and a transformer with scanned layers on
-scikit-learn's handwritten digits. At every step, asks which parameters the test would
-project if the axes come from the modules, as optax_adamp.layouts tells them, and if
-axis 0 is taken for the channel, as a port from PyTorch would. Then trains with either,
-and draws what optax_adamp.measure says of a convolution.
+Trains a convolutional network with BatchNorm and a transformer with scanned
+layers on scikit-learn's handwritten digits. At every step, asks which
+parameters the test would project if the axes come from the modules, as
+optax_adamp.layouts tells them, and if axis 0 is taken for the channel, as a
+port from PyTorch would. Then trains with either, and draws what
+optax_adamp.measure says of a convolution.
 """
 
 

@@ -185,8 +185,12 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         )
 
     def exec_module(self, module: Any) -> None:
+        exec(self.get_code(self.name), vars(module))
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Is asked for by `runpy`, which runs a module as a program."""
         tree = ast.fix_missing_locations(self.module.tree)
-        exec(compile(tree, self.module.path, "exec"), vars(module))
+        return compile(tree, self.module.path, "exec")
 
 
 def first_failing_anew(
@@ -213,6 +217,10 @@ def first_failing_anew(
         def pytest_collectreport(self, report):
             if report.failed:
                 failed.append(report.nodeid)
+
+        def pytest_internalerror(self, excinfo):
+            if excinfo.errisinstance(SystemExit):
+                failed.append("an import, which exits")
 
     with mutant.applied():
         status = pytest.main([*options, "-x", *tests], plugins=[Failures()])
