@@ -169,6 +169,22 @@ _REASONS = {
         "layout.evidence = evidence_table(list(rows.values()))",
         "call -> argument 0",
     ): "The values of a dict can be counted and gone through again.",
+    (
+        "_demo.layout_pictures",
+        "panels[0].invert_yaxis()  # The panels share it.",
+        ("0 -> 1"),
+    ): "The panels share it.",
+    (
+        "_demo.layout_pictures",
+        "figures.add_legend(figure, *panels[0].get_legend_handles_labels())",
+        "0 -> 1",
+    ): "All panels have the same legend.",
+    (
+        "_demo.report",
+        "return float(np.mean(differences)), float(stdtrit(n - 1, 0.975) * "
+        "standard_error)",
+        "call -> argument 0",
+    ): _NUMBERS,
     ("layouts._linen", "if seen.moved and seen.has_channels", "And -> Or"): _FOLLOWED,
     (
         "layouts._linen",
