@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -117,14 +118,16 @@ def test_drawing_and_the_settings_of_matplotlib_leave_each_other_alone(tmp_path)
 
 
 def test_a_legend_is_a_row_below_the_panels():
-    figure = Figure()
+    figure = Figure(layout="constrained")
     (line,) = figure.subplots().plot([1, 2])
     figures.add_legend(figure, [line, line, line], ["one", "two", "three"])
+    FigureCanvasAgg(figure).draw()
     assert legend_of(figure) == ["one", "two", "three"]
     (legend,) = figure.legends
-    assert legend._ncols == 3
-    assert legend._outside_loc == "lower"
-    assert legend._get_loc() == 8  # What Matplotlib calls "lower center".
+    assert len({text.get_window_extent().y0 for text in legend.get_texts()}) == 1
+    box, panel = legend.get_window_extent(), figure.axes[0].get_tightbbox()
+    assert box.y1 <= panel.y0
+    assert (box.x0 + box.x1) / 2 == pytest.approx(figure.bbox.width / 2, abs=1)
 
 
 # The demo
