@@ -1,4 +1,4 @@
-"""The demo's data, network, optimizers and training, each by itself on a small scale."""
+"""The data, network, optimizers and training of the demo, on a small scale."""
 
 import math
 import types
@@ -124,14 +124,14 @@ def test_norms_are_those_of_the_kernels_in_the_blocks():
 
 
 def test_an_effective_step_is_a_distance_of_unit_vectors():
+    # Of two columns one turns back, one by a right angle; of three two do, one grows.
     before = params_with([[3.0, 0.0], [0.0, 2.0]], [[1.0, 0.0, 5.0], [0.0, 1.0, 5.0]])
-    # Channels are columns. One turns back, one grows alone; then three quarter turns.
-    after = params_with([[-1.0, 0.0], [0.0, 8.0]], [[0.0, 4.0, 5.0], [2.0, 0.0, -5.0]])
-    one, other = (2 + 0) / 2, math.sqrt(2)
+    after = params_with([[-1.0, 8.0], [0.0, 0.0]], [[4.0, 2.0, 5.0], [0.0, 0.0, -5.0]])
+    first, second = (2 + math.sqrt(2)) / 2, (0 + 2 * math.sqrt(2)) / 3
 
     step = measures.effective_step(before, after)
     assert step.shape == ()
-    assert step == pytest.approx((one + other) / 2, rel=1e-6)
+    assert step == pytest.approx((first + second) / 2, rel=1e-6)
 
 
 def test_views_of_what_is_projected_channel_by_channel_as_a_layer_or_never():
@@ -236,8 +236,9 @@ def small(monkeypatch):
 
 
 def small_tx():
-    # Its steps are long enough to turn kernels, and depend on params and state.
-    return optax_adamp.sgdp(0.5, 0.9, weight_decay=DECAY)
+    # Its steps are long enough to turn kernels, and depend on params, state and time.
+    schedule = optax.cosine_decay_schedule(0.5, decay_steps=20)
+    return optax_adamp.sgdp(schedule, 0.9, weight_decay=DECAY)
 
 
 class ByHand:
