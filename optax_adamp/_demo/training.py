@@ -67,7 +67,7 @@ def start(data: Data, seeds: int) -> Start:
         model = Perceptron(data.train_images.shape[1], rngs=nnx.Rngs(init_key))
         return *nnx.split(model, nnx.Param, nnx.BatchStat), batch_key
 
-    return Start(*jax.jit(jax.vmap(init))(jnp.arange(seeds)))
+    return Start(*jax.vmap(init)(jnp.arange(seeds)))
 
 
 def steps_per_epoch(data: Data) -> int:
