@@ -289,6 +289,7 @@ def test_training_is_that_of_a_plain_loop(small):
     assert observed.keys() == expected.keys()
     for what, values in expected.items():
         actual = observed[what]["kernel"]
+        assert isinstance(actual, jax.Array)
         np.testing.assert_allclose(actual, values, rtol=1e-4, atol=1e-6)
 
 
