@@ -100,7 +100,7 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
 def mean_shares(leaves: list[Leaf], field: str) -> Shares:
     """The shares of all parameters and steps, under one of `COMPARED`."""
     shares = [getattr(leaf, field) for leaf in leaves]
-    return Shares(*(float(share) for share in np.mean(shares, axis=0)))
+    return Shares(*np.mean(shares, axis=0))
 
 
 def known_shares(leaves: list[Leaf]) -> Shares:

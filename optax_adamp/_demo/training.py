@@ -1,5 +1,6 @@
 """Training of several seeds at once: one `vmap` around a plain Flax NNX step."""
 
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -66,7 +67,7 @@ def start(data: Data, seeds: int) -> Start:
         model = Perceptron(data.train_images.shape[1], rngs=nnx.Rngs(init_key))
         return *nnx.split(model, nnx.Param, nnx.BatchStat), batch_key
 
-    return Start(*jax.jit(jax.vmap(init))(jnp.arange(seeds)))
+    return Start(*jax.vmap(init)(jnp.arange(seeds)))
 
 
 def steps_per_epoch(data: Data) -> int:
@@ -91,7 +92,7 @@ def train(
 
         state, per_step = jax.lax.scan(observed_step, state, _batches(data, key))
         moved, views = jax.tree.map(jnp.mean, per_step)
-        model = nnx.merge(start.graphdef, state.params, state.batch_stats, copy=True)
+        model = nnx.merge(start.graphdef, state.params, state.batch_stats)
         predictions = jnp.argmax(model(data.test_images, train=False), axis=-1)
         accuracy = jnp.mean(predictions == data.test_labels)
         return state, Observation(accuracy, kernel_norms(state.params), moved, views)
@@ -143,7 +144,7 @@ def time_steps(
             run()
             seconds[name].append(time.perf_counter() - began)
     return {
-        name: float(np.median(values)) / steps_per_epoch(data)
+        name: statistics.median(values) / steps_per_epoch(data)
         for name, values in seconds.items()
     }
 

@@ -131,7 +131,9 @@ class Functions:
             return False
         with mutant.applied():
             tree = ast.fix_missing_locations(module.tree)
-            codes = list(_codes_in(compile(tree, module.path, "exec")))
+            # Of a number that is called, which fails only where it runs.
+            with warnings.catch_warnings(category=SyntaxWarning, action="ignore"):
+                codes = list(_codes_in(compile(tree, module.path, "exec")))
         changes = [
             (function, code)
             for code in codes

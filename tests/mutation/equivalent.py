@@ -227,6 +227,16 @@ _REASONS = {
         "places = tuple(range(len(seen.shape)))",
         "call -> argument 0",
     ): "A range has the same elements.",
+    (
+        "_demo.data",
+        "train, test = train_test_split(",
+        "without test_size=",
+    ): "A quarter is what scikit-learn takes by default.",
+    (
+        "_demo.training",
+        "predictions = jnp.argmax(model(data.test_images, train=False), axis=-1)",
+        "without USub",
+    ): _TWO_AXES,
 }
 
 
