@@ -16,14 +16,10 @@ import optax_adamp
 from optax_adamp._demo import data, measures, model, optimizers, training
 from optax_adamp._demo.measures import Shares
 from optax_adamp._demo.training import Observation
-from optax_adamp._trees import format_path, named_leaves
+from trees import shapes_of
 
 PIXELS, SEEDS = 5, 2
 DECAY = 0.1
-
-
-def shapes_of(tree):
-    return {format_path(names): leaf.shape for names, leaf in named_leaves(tree)}
 
 
 def arrays_of(tree):

@@ -12,13 +12,9 @@ from optax_adamp import layouts
 from optax_adamp._demo import data, layout_curves, layout_networks, layout_trap
 from optax_adamp._demo.layout_networks import NETWORKS, Network
 from optax_adamp._demo.layout_trap import Leaf, Shares
-from optax_adamp._trees import format_path, named_leaves
+from trees import shapes_of
 
 CONVNET, TRANSFORMER = "BatchNorm ConvNet", "scanned transformer"
-
-
-def shapes_of(tree):
-    return {format_path(names): leaf.shape for names, leaf in named_leaves(tree)}
 
 
 # The networks

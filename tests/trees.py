@@ -1,4 +1,4 @@
-"""Parameters of networks in use: their shapes, without values."""
+"""The shapes of parameters, and those of networks in use, without values."""
 
 import math
 from typing import Any
@@ -7,11 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from optax_adamp import ProjectionDimensionNumbers, layouts
+from optax_adamp._trees import format_path, named_leaves
 
 
 def matrices(*shapes: tuple[int, ...], dtype: Any = jnp.float32) -> list[Any]:
     """Parameters of the given shapes."""
     return [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+
+
+def shapes_of(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter, by path."""
+    return {format_path(names): leaf.shape for names, leaf in named_leaves(tree)}
 
 
 def resnet50() -> dict[str, Any]:

@@ -130,10 +130,7 @@ class Functions:
         if self._ran_at_import(module, mutant):
             return False
         with mutant.applied():
-            tree = ast.fix_missing_locations(module.tree)
-            # Of a number that is called, which fails only where it runs.
-            with warnings.catch_warnings(category=SyntaxWarning, action="ignore"):
-                codes = list(_codes_in(compile(tree, module.path, "exec")))
+            codes = list(_codes_in(_compiled(module)))
         changes = [
             (function, code)
             for code in codes
@@ -158,6 +155,14 @@ class Functions:
 
 def _key_of(code: CodeType) -> tuple[str, str, int]:
     return code.co_filename, code.co_qualname, code.co_firstlineno
+
+
+def _compiled(module: Module) -> CodeType:
+    """The code of a module, with the mutant that its tree holds."""
+    tree = ast.fix_missing_locations(module.tree)
+    # It warns of a number that is called, which fails only where it runs.
+    with warnings.catch_warnings(category=SyntaxWarning, action="ignore"):
+        return compile(tree, module.path, "exec")
 
 
 def _codes_in(code: CodeType) -> Iterator[CodeType]:
@@ -191,8 +196,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def get_code(self, fullname: str) -> CodeType:
         """Is asked for by `runpy`, which runs a module as a program."""
-        tree = ast.fix_missing_locations(self.module.tree)
-        return compile(tree, self.module.path, "exec")
+        return _compiled(self.module)
 
 
 def first_failing_anew(

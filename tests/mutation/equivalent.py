@@ -170,9 +170,19 @@ _REASONS = {
         "call -> argument 0",
     ): "The values of a dict can be counted and gone through again.",
     (
+        "_demo.data",
+        "train, test = train_test_split(",
+        "without test_size=",
+    ): "A quarter is what scikit-learn takes by default.",
+    (
+        "_demo.training",
+        "predictions = jnp.argmax(model(data.test_images, train=False), axis=-1)",
+        "without USub",
+    ): _TWO_AXES,
+    (
         "_demo.layout_pictures",
         "panels[0].invert_yaxis()  # The panels share it.",
-        ("0 -> 1"),
+        "0 -> 1",
     ): "The panels share it.",
     (
         "_demo.layout_pictures",
@@ -227,16 +237,6 @@ _REASONS = {
         "places = tuple(range(len(seen.shape)))",
         "call -> argument 0",
     ): "A range has the same elements.",
-    (
-        "_demo.data",
-        "train, test = train_test_split(",
-        "without test_size=",
-    ): "A quarter is what scikit-learn takes by default.",
-    (
-        "_demo.training",
-        "predictions = jnp.argmax(model(data.test_images, train=False), axis=-1)",
-        "without USub",
-    ): _TWO_AXES,
 }
 
 
