@@ -111,10 +111,11 @@ def test_resnet50_can_be_differentiated():
     chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
 
 
-def test_readme_shows_what_was_measured():
+@pytest.mark.parametrize("name", ["benchmarks", "benchmarks_gpu"])
+def test_readme_shows_what_was_measured(name):
     """The table that a run prints is copied from it, with its JSON and its picture."""
     root = BENCHMARKS.parent.parent
-    measured = json.loads((root / ".github" / "benchmarks.json").read_text())
-    _, shown = (root / "README.md").read_text().split("<!-- benchmarks: start -->\n")
-    shown, _ = shown.split("<!-- benchmarks: end -->")
+    measured = json.loads((root / ".github" / f"{name}.json").read_text())
+    _, shown = (root / "README.md").read_text().split(f"<!-- {name}: start -->\n")
+    shown, _ = shown.split(f"<!-- {name}: end -->")
     assert shown == report.markdown(measured) + "\n"

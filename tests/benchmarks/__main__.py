@@ -71,13 +71,11 @@ def compare_steps(options: Options) -> tuple[list[Any], list[str]]:
         times = timing.interleave(runs, rounds=options.rounds, seconds=options.seconds)
         ratios += _ratios(name, times)
         gigabytes = TWO_PASSES * 4 * trees.size(problem.params) / 1e9
-        rate = gigabytes / statistics.median(times["adamp"])
-        notes.append(
-            f"{name}: adamp at {TWO_PASSES} arrays a step moves {rate:.3g} GB/s."
-        )
+        rate = _rate(gigabytes / statistics.median(times["adamp"]))
+        notes.append(f"{name}: adamp at {TWO_PASSES} arrays a step moves {rate}.")
         del problem, runs
-    best = _bandwidth(options.quick)
-    notes.append(f"Negating an array in place moves {best:.3g} GB/s.")
+    best = _rate(_bandwidth(options.quick))
+    notes.append(f"Negating an array in place moves {best}.")
     return ratios, notes
 
 
@@ -178,6 +176,11 @@ def _bandwidth(quick: bool) -> float:
     run = run_program(lambda x, _: -x, array, None)
     times = timing.interleave({"negate": run}, rounds=10, seconds=0)
     return 2 * array.nbytes / 1e9 / statistics.median(times["negate"])
+
+
+def _rate(gigabytes: float) -> str:
+    """What is moved in a second, to three digits."""
+    return f"{float(f'{gigabytes:.3g}'):g} GB/s"
 
 
 def main() -> None:
