@@ -143,9 +143,11 @@ def test_networks_are_what_numpy_says(in_numpy):
         params,
     )
 
-    logits, _ = network.module.apply(
-        {"params": params, **variables}, images, mutable=["batch_stats"]
-    )
+    # A GPU would take products in half of the digits.
+    with jax.default_matmul_precision("highest"):
+        logits, _ = network.module.apply(
+            {"params": params, **variables}, images, mutable=["batch_stats"]
+        )
     expected = in_numpy(
         jax.tree.map(np.float64, params), np.asarray(images, np.float64)
     )
