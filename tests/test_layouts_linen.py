@@ -1,7 +1,8 @@
 """Layers of Linen: AdamP takes the steps that PyTorch's layout of the weights takes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +38,7 @@ class Row(NamedTuple):
     inputs: tuple[Any, ...]
     loss: Callable[[jax.Array], jax.Array]  # Of the outputs.
     weights: dict[str, Weight]  # By path; everything else is never projected.
-    kwargs: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    kwargs: Mapping[str, Any] = MappingProxyType({})
 
 
 def normalized(*channels):
