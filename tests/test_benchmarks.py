@@ -113,7 +113,7 @@ def test_resnet50_can_be_differentiated():
 
 @pytest.mark.parametrize("name", ["benchmarks", "benchmarks_gpu"])
 def test_readme_shows_what_was_measured(name):
-    """The table that a run prints is copied from it, with its JSON and its picture."""
+    """The table that a run prints is copied from it, with its JSON."""
     root = BENCHMARKS.parent.parent
     measured = json.loads((root / ".github" / f"{name}.json").read_text())
     _, shown = (root / "README.md").read_text().split(f"<!-- {name}: start -->\n")
