@@ -170,16 +170,15 @@ def doubt_in_channels(names: Names, length: int, weights: Names = ()) -> str:
     """
     if doubt := doubt_without_name(names):
         return doubt
-    *above, name = plain_names(names) or ("",)
-    if name in _KERNEL_NAMES:
+    if looks_like_kernel(names):
         return ""
+    name = plain_name(names)
     if name == "b" or (length == 1 and name not in weights):
         return (
             "May be a bias or a scale, with one number a channel: give it None if so, "
             f"or {_ASK}"
         )
-    modules = [module for module in above if not module.isdecimal()]
-    if modules and _NORM.search(modules[-1]):
+    if looks_like_norm(names):
         return (
             "May be the weight of a norm, stacked or over several axes, with one "
             f"number a channel: give it None if so, or {_ASK}"
@@ -187,13 +186,22 @@ def doubt_in_channels(names: Names, length: int, weights: Names = ()) -> str:
     return ""
 
 
+def looks_like_kernel(names: Names) -> bool:
+    """Whether Flax or Haiku call the weights of a linear layer so."""
+    return plain_name(names) in _KERNEL_NAMES
+
+
+def looks_like_norm(names: Names) -> bool:
+    """Whether the module that holds a parameter is named after a norm."""
+    modules = [name for name in plain_names(names)[:-1] if not name.isdecimal()]
+    return bool(modules and _NORM.search(modules[-1]))
+
+
 def looks_like_embedding(names: Names, shape: Shape) -> bool:
     """Whether a parameter with two axes may be a table of vectors."""
-    # Flax and Haiku call the weights of a linear layer kernel and w, also if the layer
-    # above them has a name such as patch_embedding.
-    names = plain_names(names)
-    is_linear = plain_name(names) in _KERNEL_NAMES
-    if not is_linear and any("embed" in name.lower() for name in names[-2:]):
+    # A layer above a kernel may have a name such as patch_embedding.
+    nearest = plain_names(names)[-2:]
+    if not looks_like_kernel(names) and any("embed" in n.lower() for n in nearest):
         return True
     entries, features = shape
     return (

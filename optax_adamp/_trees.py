@@ -59,7 +59,7 @@ def named_leaves(
 
 def format_path(names: Names) -> str:
     """A path as errors show it, for example `encoder/0/kernel`."""
-    return printable("/".join(names)) or "(root)"
+    return printable("/".join(names) or "(root)")
 
 
 def own_name(names: Names) -> str:
