@@ -14,7 +14,7 @@ import jax
 from jax.extend import core, source_info_util
 
 from optax_adamp.layouts import _tracks, _uses
-from optax_adamp.layouts._tracks import Track, Value, plain
+from optax_adamp.layouts._tracks import Track, Value, plain, plain_of
 from optax_adamp.layouts._uses import Use
 
 # Functions that are called with what the operation is given, by the name of their body.
@@ -70,7 +70,7 @@ class Program:
             return known[atom]
 
         for var, _ in zip(jaxpr.constvars, consts, strict=True):
-            known[var] = plain(_shape(var), is_data=False)
+            known[var] = plain(_shape(var), is_data=False, is_captured=True)
         for var, value in zip(jaxpr.invars, arguments, strict=True):
             # Inside shard_map an array is a part of what it is outside.
             known[var] = _tracks.resize(value, _shape(var))
@@ -144,7 +144,9 @@ class Operation:
         modules = self._modules()
         while (bare := re.sub(r"\w+\(([^()]*)\)", r"\1", modules)) != modules:
             modules = bare
-        modules = "/".join(filter(None, modules.split("/")))
+        # Of einsum JAX notes the equation there.
+        names = [name for name in modules.split("/") if name and "->" not in name]
+        modules = "/".join(names)
         return " ".join(filter(None, [modules, self._place()])) or "at unknown place"
 
     def _modules(self) -> str:
@@ -175,7 +177,9 @@ class Operation:
         from optax_adamp.layouts._operations import OPERATIONS
 
         if _NOISE.fullmatch(self.name):
-            return [plain(shape, is_data=False) for shape in self.shapes]
+            return [
+                plain(shape, is_data=False, is_captured=True) for shape in self.shapes
+            ]
         if self.name in _CALLS:
             body = self.params.get(_CALLS[self.name])
             if body is not None and _counts(body) == len(values):
@@ -211,8 +215,7 @@ class Operation:
                         track,
                         Use(_uses.CONTRACTED, frozenset(), self.where, problem),
                     )
-        has_data = any(value.is_data or value.tracks for value in values)
-        return [plain(shape, is_data=has_data) for shape in self.shapes]
+        return [plain_of(values, shape) for shape in self.shapes]
 
     def contract(
         self,
@@ -224,7 +227,8 @@ class Operation:
     ) -> None:
         """Notes that axes of a value of parameters are summed over with data."""
         for track in value.tracks:
-            if left_is_input and (track.became_any(_tracks.LINKED_LEFT)):
+            is_input = left_is_input and track.became_any(_tracks.LINKED_LEFT)
+            if is_input or _is_gain(track, value, {*reduction, *batch}):
                 self._record(track, _uses.elementwise(track, self.where))
             elif track.axes() or not track.summed:
                 use = _uses.contracted(
@@ -245,7 +249,18 @@ class Operation:
 
     def _record(self, track: Track, use: Use | None) -> None:
         if use is not None:
-            self.program.record(track.parameter, use._replace(distance=self.distance))
+            distance = max(self.distance, 0 if track.has_gradient else 1)
+            self.program.record(track.parameter, use._replace(distance=distance))
+
+
+def _is_gain(track: Track, value: Value, shared: set[int]) -> bool:
+    """Whether it only multiplies a kernel, the same number for all its outputs."""
+    roles = _tracks.LINKED, _tracks.LINKED_LEFT, _tracks.LINKED_RIGHT
+    return not track.became_any(*roles) and any(
+        not track.axes_at(position)
+        for position in value.owned()
+        if position not in shared
+    )
 
 
 def _either(one: Value, other: Value) -> Value:
@@ -258,7 +273,7 @@ def _either(one: Value, other: Value) -> Value:
         is_data,
         () if is_data else one.tracks,
         one.is_scaled or other.is_scaled,
-        one.counts if one.counts == other.counts else None,
+        one.is_captured or other.is_captured,
     )
 
 

@@ -54,9 +54,12 @@ def contracted(
         for position in {*range(len(track.dimensions))} - {*reduction} - {*batch}
         for axis in track.axes_at(position)
     }
+    problem = "some of its axes are summed before its use" if track.summed else ""
     if left_is_input and _tracks.is_linked(track):
+        if reduced and kept:
+            problem = "it is multiplied with another parameter before it meets data"
         # The product is an activation: all axes that are left are outputs of a kernel.
-        reduced, shared, kept = set(), set(), reduced | shared | kept
+        reduced, shared, kept = set[int](), set[int](), reduced | shared | kept
     roles: set[tuple[int, str]] = {(axis, _REDUCTION) for axis in reduced}
     roles |= {(axis, _BATCH) for axis in shared}
     roles |= {(axis, _OUTPUT) for axis in kept}
@@ -71,7 +74,6 @@ def contracted(
     known = {axis for axis, _ in roles}
     # What is left are axes of which a single entry was taken: stacks.
     roles |= {(axis, _BATCH) for axis, _ in track.gone if axis not in known}
-    problem = "some of its axes are summed before its use" if track.summed else ""
     return Use(CONTRACTED, frozenset(roles), where, problem)
 
 
@@ -87,11 +89,16 @@ def looked_up(track: Track, where: str) -> Use:
     picked = {axis for axis, became in track.gone if became == _tracks.PICKED}
     batch = {axis for axis, became in track.gone if became == _tracks.BATCH}
     chosen = {axis for axis, became in track.gone if became == _tracks.SELECTED}
-    rows = track.axes() - picked
+    linked = {
+        axis
+        for axis, became in track.gone
+        if became in (_tracks.LINKED, _tracks.LINKED_LEFT, _tracks.LINKED_RIGHT)
+    }
+    rows = (track.axes() | linked) - picked
     roles = {(axis, _OUTPUT) for axis in picked}
     roles |= {(axis, _REDUCTION) for axis in rows}
     roles |= {(axis, _BATCH) for axis in batch | (chosen - rows - picked)}
-    return Use(LOOKED_UP, frozenset(roles), where)
+    return Use(LOOKED_UP, frozenset(roles), track.looked_up or where)
 
 
 def elementwise(track: Track, where: str) -> Use | None:
