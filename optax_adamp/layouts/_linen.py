@@ -120,7 +120,9 @@ def from_linen(
 
 
 def _known(axes: frozenset[int] | str | None) -> frozenset[int]:
-    return frozenset() if axes is None or isinstance(axes, str) else axes
+    if axes is None or isinstance(axes, str):
+        return frozenset()
+    return axes
 
 
 def _parameter(

@@ -120,6 +120,10 @@ def _combined(
     if is_data and any(value.is_data for value in tracked):
         return _rows_combined(operation, values, shape)
     owned = set[int]().union(*(value.owned() for value in tracked))
+    if operation.name in ("add", "add_any", "sub") and _is_biased(tracked):
+        # So it is no kernel, but what comes of an input that is learned.
+        operation.activate(*tracked)
+        return plain(shape, is_data=True)
     if (along < owned if is_data else along <= owned) or len(values) == 1:
         # A mask, or a factor for each channel: still a weight.
         scaled = is_data or any(value.is_scaled for value in tracked)
@@ -128,6 +132,15 @@ def _combined(
     operation.combine(*tracked)
     everywhere = along | owned
     return Value(shape, tuple(axis in everywhere for axis in range(len(shape))), True)
+
+
+def _is_biased(values: Sequence[Value]) -> bool:
+    """Whether a product of parameters is added to one with fewer axes."""
+    products = [value for value in values if any(map(is_linked, value.tracks))]
+    others = [value for value in values if value not in products]
+    return bool(products) and any(
+        other.owned() < product.owned() for product in products for other in others
+    )
 
 
 def _rows_combined(
@@ -459,10 +472,25 @@ def _along_axis(operation: Operation, values: list[Value]) -> list[Value]:
         return operation.data()
     if len(values) > 1 and any(value.tracks for value in values):
         return operation.unknown(values)
-    return [
+    results = [
         _tracks.resize(value, shape)._replace(counts=None)
         for value, shape in zip(values, operation.shapes, strict=True)
     ]
+    if operation.name == "sort":
+        return results
+    lengths = len(operation.params["fft_lengths"])
+    return [_transformed(value, lengths) for value in results]
+
+
+def _transformed(value: Value, axes: int) -> Value:
+    """A Fourier transform over the last axes, or the inverse of one."""
+
+    def note(track: Track) -> Track:
+        last = range(len(value.shape) - axes, len(value.shape))
+        along = frozenset(a for position in last for a in track.axes_at(position))
+        return track._replace(transformed=track.transformed ^ along)
+
+    return map_tracks(value, note)
 
 
 @_operation("dot_general")
@@ -603,11 +631,11 @@ def _mapped(
 def _product_of_weights(operation: Operation, sides: Sequence[_Side]) -> Value:
     """A product of parameters: of low rank, or of an input that is learned."""
     (left, left_sum, left_batch), (right, right_sum, right_batch) = sides
+    if any(is_linked(track) for value in (left, right) for track in value.tracks):
+        return operation.unknown([left, right], " with several parameters")[0]
     for index, (value, reduction, shared) in enumerate(sides):
-        if _is_tiled(value, reduction, shared) or (
-            index == 0 and any(map(is_linked, value.tracks))
-        ):
-            # As many copies as there are examples, or a product already.
+        if _is_tiled(value, reduction, shared):
+            # As many copies as there are examples.
             other, other_sum, other_shared = sides[1 - index]
             operation.combine(value)
             operation.contract(other, other_sum, other_shared)
@@ -721,8 +749,8 @@ def _scan(operation: Operation, values: list[Value]) -> list[Value]:
     def turn(carry: list[Value]) -> list[Value]:
         return _walk(operation, body, [*fixed, *carry, *stacked])
 
-    carry = operation.program.settle(first, lambda c: turn(c)[:carried])
-    _combine_replaced(operation, first, carry)
+    carry, second = operation.program.settle(first, lambda c: turn(c)[:carried])
+    _combine_replaced(operation, first, second, carry)
     results = turn(carry)
     outputs = [
         _tracks.rearrange(value, [None, *range(len(value.shape))], shape)
@@ -747,19 +775,26 @@ def _while(operation: Operation, values: list[Value]) -> list[Value]:
     def turn(carry: list[Value]) -> list[Value]:
         return _walk(operation, body, [*fixed[1], *carry])
 
-    carry = operation.program.settle(first, turn)
-    _combine_replaced(operation, first, carry)
+    carry, second = operation.program.settle(first, turn)
+    _combine_replaced(operation, first, second, carry)
     _walk(operation, condition, [*fixed[0], *carry])
     turn(carry)
     return carry
 
 
 def _combine_replaced(
-    operation: Operation, first: list[Value], carry: list[Value]
+    operation: Operation,
+    first: list[Value],
+    second: list[Value],
+    carry: list[Value],
 ) -> None:
-    """Parameters that a loop begins with, and then replaces by data."""
-    for before, after in zip(first, carry, strict=True):
-        if not after.tracks:
+    """Parameters that a loop begins with, and then replaces by something else."""
+    for before, after, every in zip(first, second, carry, strict=True):
+        if every.tracks == before.tracks:
+            continue
+        if after.is_weight:
+            operation.unknown([before], ", which changes it")
+        else:
             operation.combine(before)
 
 

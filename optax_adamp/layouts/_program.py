@@ -91,16 +91,15 @@ class Program:
 
     def settle(
         self, carry: list[Value], turn: Callable[[list[Value]], list[Value]]
-    ) -> list[Value]:
-        """What a loop carries at every turn, from what it carries at the first."""
+    ) -> tuple[list[Value], list[Value]]:
+        """What a loop carries at every turn, and what it has after the first."""
         was_silent, self._silent = self._silent, True
-        while True:
-            after = list(map(_either, carry, turn(carry)))
-            if after == carry:
-                break
-            carry = after
+        first = after = turn(carry)
+        while (both := list(map(_either, carry, after))) != carry:
+            carry = both
+            after = turn(carry)
         self._silent = was_silent
-        return carry
+        return carry, first
 
 
 class Operation:
@@ -229,7 +228,7 @@ class Operation:
         for track in value.tracks:
             is_input = left_is_input and track.became_any(_tracks.LINKED_LEFT)
             if is_input or _is_gain(track, value, {*reduction, *batch}):
-                self._record(track, _uses.elementwise(track, self.where))
+                self._record(track, _uses.activation(track, self.where))
             elif track.axes() or not track.summed:
                 use = _uses.contracted(
                     track,
@@ -240,6 +239,12 @@ class Operation:
                 )
                 is_transposed = self.is_derivative and self.name == "dot_general"
                 self._record(track, _uses.transposed(use) if is_transposed else use)
+
+    def activate(self, *values: Value) -> None:
+        """Notes that products of parameters are activations."""
+        for value in values:
+            for track in value.tracks:
+                self._record(track, _uses.activation(track, self.where))
 
     def combine(self, *values: Value) -> None:
         """Notes that values of parameters meet data entry by entry."""

@@ -38,6 +38,9 @@ class Track(NamedTuple):
     summed: bool = False  # Some of it was added up, or only its size counts.
     has_gradient: bool = True
     looked_up: str = ""  # The place where rows were taken out, if they were.
+    transformed: frozenset[int] = (
+        frozenset()
+    )  # Axes of which it is a Fourier transform.
 
     def axes_at(self, position: int) -> set[int]:
         """The parameter's axes in one axis of the value."""
