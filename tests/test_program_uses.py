@@ -172,6 +172,7 @@ def test_axes(name):
     assert_read_well(CASES[name])
 
 
-@pytest.mark.parametrize("name", CASES)
+# One captured number chooses the same row at every step: it is no lookup.
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"lookups: one row"}))
 def test_captured_data_are_data(name):
     assert_read_well_with_captured_data(CASES[name])

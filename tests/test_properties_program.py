@@ -46,12 +46,17 @@ def test_ways_mean_the_same(name, letters, axis):
     np.testing.assert_array_equal(actual, plain(letters)(x, w))
 
 
+def assert_one_kernel(letters, fn):
+    params = {"w": kernel_of(letters)}
+    actual = read(lambda params, x: fn(x, params["w"]), params, data_of(letters))
+    assert actual == {"w": axes_of(letters)}
+
+
 @pytest.mark.parametrize("name", WAYS)
 @given(letters=kernels, axis=st.integers(0, 5))
 def test_a_product_written_in_any_way(name, letters, axis):
     product = Way(name, axis).write(letters)
-    actual = read(lambda w, x: product(x, w), kernel_of(letters), data_of(letters))
-    assert list(actual.values()) == [axes_of(letters)]
+    assert_one_kernel(letters, product)
 
 
 # Programs of several layers
@@ -108,11 +113,8 @@ def test_layers_one_after_the_other(layers, vector_axes, data):
 def test_uses_that_agree_are_one(letters, both):
     """A layer used twice, each time written in another way."""
 
-    def fn(w, x):
-        return [way.write(letters)(x, w) for way in both]
-
-    actual = read(fn, kernel_of(letters), data_of(letters))
-    assert list(actual.values()) == [axes_of(letters)]
+    products = [way.write(letters) for way in both]
+    assert_one_kernel(letters, lambda x, w: [product(x, w) for product in products])
 
 
 @given(letters=kernels, way=ways(), axis=st.integers(0, 4))
@@ -171,8 +173,7 @@ differentiable = ways(*(name for name in WAYS if name != "in_while"))
 def test_gradients_within_say_nothing_else(letters, way):
     product = way.write(letters)
 
-    def fn(w, x):
+    def descend(x, w):
         return x - jax.grad(lambda x: jnp.sum(jnp.tanh(product(x, w))))(x)
 
-    actual = read(fn, kernel_of(letters), data_of(letters))
-    assert list(actual.values()) == [axes_of(letters)]
+    assert_one_kernel(letters, descend)
