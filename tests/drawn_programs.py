@@ -5,6 +5,7 @@ are kept, and `a` and `b` are batch axes, which data, kernel and outputs share. 
 all of size four, so that no size tells one from another, and each can be halved.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ def _only(letters, kept):
     return "".join(letter for letter in kept if letter in letters)
 
 
-# What a kernel's axes are in: at least one of each of the roles that make a product.
+# The axes of a kernel in any order: at least one of both roles that make a product.
 kernels = (
     st.tuples(
         st.sampled_from(["r", "rs"]),
@@ -57,130 +58,159 @@ kernels = (
 class Way(NamedTuple):
     """How a product is written: the same numbers, whatever is chosen."""
 
-    name: str
+    names: tuple[str, ...]  # From the outside in.
     axis: int  # Which one, for the ways that take an axis: it counts from the first on.
 
     def write(self, letters) -> Product:
-        return WAYS[self.name](letters, letters[self.axis % len(letters)])
+        if not self.names:
+            equation = f"{inputs_of(letters)},{letters}->{outputs_of(letters)}"
+            return lambda x, w: jnp.einsum(equation, x, w)
+        name, *others = self.names
+        inner = Way(tuple(others), self.axis)
+        return WAYS[name](inner, letters, letters[self.axis % len(letters)])
 
 
-def ways(*names):
-    return st.builds(Way, st.sampled_from(names or tuple(WAYS)), st.integers(0, 5))
+def ways(without=()):
+    """Up to three ways, one in the other."""
+    names = st.sampled_from([name for name in WAYS if name not in without])
+    several = st.lists(names, max_size=3).map(tuple)
+    return st.builds(Way, several, st.integers(0, 5))
 
 
-def plain(letters, _=""):
-    equation = f"{inputs_of(letters)},{letters}->{outputs_of(letters)}"
-    return lambda x, w: jnp.einsum(equation, x, w)
+# The kernel is moved, or cut and put together.
 
 
-def operands_swapped(letters, _):
+def operands_swapped(_, letters, __):
     equation = f"{letters},{inputs_of(letters)}->{outputs_of(letters)}"
     return lambda x, w: jnp.einsum(equation, w, x)
 
 
-def outputs_transposed(letters, _):
-    outputs = outputs_of(letters)
-    equation = f"{inputs_of(letters)},{letters}->{outputs[::-1]}"
+def outputs_transposed(_, letters, __):
+    equation = f"{inputs_of(letters)},{letters}->{outputs_of(letters)[::-1]}"
     return lambda x, w: jnp.einsum(equation, x, w).T
 
 
-def kernel_transposed(letters, letter):
+def kernel_transposed(inner, letters, letter):
     axis = letters.index(letter)
-    moved = letter + letters.replace(letter, "")
-    product = plain(moved)
+    product = inner.write(letter + letters.replace(letter, ""))
     return lambda x, w: product(x, jnp.moveaxis(w, axis, 0))
 
 
-def kernel_cut(letters, letter):
+def kernel_cut(inner, letters, letter):
     """Halves of the kernel: their outputs are added, or else joined."""
-    product = plain(letters)
+    product = inner.write(letters)
     axis = letters.index(letter)
     of_inputs = inputs_of(letters).find(letter)
     of_outputs = outputs_of(letters).find(letter)
 
     def cut_product(x, w):
-        kernels = jnp.split(w, 2, axis)
-        inputs = [x, x] if of_inputs < 0 else jnp.split(x, 2, of_inputs)
-        halves = list(map(product, inputs, kernels))
-        return sum(halves) if of_outputs < 0 else jnp.concatenate(halves, of_outputs)
+        parts = 2 if w.shape[axis] > 2 else 1  # What is left has no axis of one entry.
+        kernels = jnp.split(w, parts, axis)
+        inputs = [x] * parts if of_inputs < 0 else jnp.split(x, parts, of_inputs)
+        outputs = list(map(product, inputs, kernels))
+        return sum(outputs) if of_outputs < 0 else jnp.concatenate(outputs, of_outputs)
 
     return cut_product
 
 
-def kernel_joined(letters, letter):
+def kernel_joined(inner, letters, letter):
     """The kernel is taken apart and put together before its use."""
-    product, axis = plain(letters), letters.index(letter)
-    return lambda x, w: product(x, jnp.concatenate(jnp.split(w, 2, axis), axis))
+    product, axis = inner.write(letters), letters.index(letter)
+
+    def joined_product(x, w):
+        parts = math.gcd(w.shape[axis], 2)
+        return product(x, jnp.concatenate(jnp.split(w, parts, axis), axis))
+
+    return joined_product
 
 
-def axis_split(letters, letter):
+def kernel_stacked(inner, letters, letter):
+    """The same with all entries of an axis."""
+    product, axis = inner.write(letters), letters.index(letter)
+
+    def stacked_product(x, w):
+        entries = [lax.index_in_dim(w, i, axis, False) for i in range(w.shape[axis])]
+        return product(x, jnp.stack(entries, axis))
+
+    return stacked_product
+
+
+def axis_split(_, letters, letter):
     """An axis is two axes for the product: heads, and numbers of a head."""
-    pair = letter + letter.upper()
     inputs, outputs = inputs_of(letters), outputs_of(letters)
+    pair = letter + letter.upper()
     equation = f"{inputs},{letters}->{outputs}".replace(letter, pair)
 
     def split(array, letters):
-        sizes = [(2, 2) if one == letter else (SIZE,) for one in letters[1:]]
-        return array.reshape(-1, *(size for both in sizes for size in both))
+        place = letters.find(letter)
+        if place < 0:
+            return array
+        before, size, after = (
+            array.shape[:place],
+            array.shape[place],
+            array.shape[place + 1 :],
+        )
+        heads = math.gcd(size, 2)
+        return array.reshape(*before, heads, size // heads, *after)
 
     def split_product(x, w):
-        w = split(w[None], EXAMPLES + letters)[0]
-        y = jnp.einsum(equation, split(x, inputs), w)
-        return y.reshape(-1, *[SIZE] * len(outputs[1:]))
+        y = jnp.einsum(equation, split(x, inputs), split(w, letters))
+        place = outputs.find(letter)
+        return y if place < 0 else lax.collapse(y, place, place + 2)
 
     return split_product
 
 
-def axes_merged(letters, _):
+def axes_merged(_, letters, __):
     """All axes of a role are one: a stack of plain kernels."""
-    order = [
-        letters.index(letter)
-        for letter in _only(letters, BATCH) + _only(letters, REDUCTION + OUTPUT)
-    ]
-    batch, reduction, output = (
-        SIZE ** len(_only(letters, role)) for role in (BATCH, REDUCTION, OUTPUT)
-    )
+    groups = [_only(letters, role) for role in (BATCH, REDUCTION, OUTPUT)]
+    order = [letters.index(letter) for group in groups for letter in group]
 
     def merged_product(x, w):
-        w = jnp.transpose(w, order).reshape(batch, reduction, output)
-        y = jnp.einsum("zbr,bro->zbo", x.reshape(-1, batch, reduction), w)
-        return y.reshape(-1, *[SIZE] * len(outputs_of(letters)[1:]))
+        size = dict(zip(letters, w.shape, strict=True))
+        merged = [math.prod(size[letter] for letter in group) for group in groups]
+        w = jnp.transpose(w, order).reshape(merged)
+        y = jnp.einsum("zbr,bro->zbo", x.reshape(-1, *merged[:2]), w)
+        return y.reshape(-1, *(size[letter] for letter in outputs_of(letters)[1:]))
 
     return merged_product
 
 
-def weight_doubled(letters, _):
-    product = plain(letters)
+def weight_doubled(inner, letters, _):
+    product = inner.write(letters)
     return lambda x, w: product(x, w + w) / 2
 
 
-def weight_cast(letters, _):
-    product = plain(letters)
+def weight_cast(inner, letters, _):
+    product = inner.write(letters)
     return lambda x, w: product(x, w.astype(jnp.bfloat16).astype(w.dtype))
 
 
-def in_jit(letters, _):
-    return jax.jit(plain(letters))
+# The product is computed elsewhere.
 
 
-def in_remat(letters, _):
-    return jax.checkpoint(plain(letters))
+def in_jit(inner, letters, _):
+    return jax.jit(inner.write(letters))
 
 
-def in_cond(letters, _):
-    product, other = plain(letters), operands_swapped(letters, "")
+def in_remat(inner, letters, _):
+    return jax.checkpoint(inner.write(letters))
+
+
+def in_cond(inner, letters, letter):
+    product, other = inner.write(letters), operands_swapped(inner, letters, letter)
     return lambda x, w: lax.cond(jnp.sum(x) > 0, product, other, x, w)
 
 
-def in_vmap(letters, _):
+def in_vmap(inner, letters, _):
     """Over the examples: the kernel is shared."""
-    product = plain(letters)
+    product = inner.write(letters)
     return jax.vmap(lambda x, w: product(x[None], w)[0], (0, None))
 
 
-def in_scan(letters, _):
+def in_scan(inner, letters, _):
     """Over the examples."""
-    product = plain(letters)
+    product = inner.write(letters)
 
     def scan_product(x, w):
         def step(count, x):
@@ -191,26 +221,26 @@ def in_scan(letters, _):
     return scan_product
 
 
-def in_while(letters, _):
-    """One round of a loop, whose length depends on the data."""
-    product = plain(letters)
+def in_while(inner, letters, _):
+    """A loop whose length depends on the data; all its rounds are alike."""
+    product = inner.write(letters)
 
     def while_product(x, w):
-        shape = jax.eval_shape(product, x, w)
-        start = jnp.zeros(shape.shape, shape.dtype)
+        outputs = jax.eval_shape(product, x, w)
+        start = jnp.zeros(outputs.shape, outputs.dtype)
         count = jnp.where(jnp.sum(x) > 0, 1, 2)
-        return lax.fori_loop(0, count, lambda _, total: product(x, w), start)
+        return lax.fori_loop(0, count, lambda _, __: product(x, w), start)
 
     return while_product
 
 
-def scanned_over_batch(letters, _):
-    """Each kernel of the stack is a step; without a stack, there is one step."""
+def scanned_over_batch(inner, letters, _):
+    """Each kernel of a stack is a step; without a stack, there is one step."""
     stacked = _only(letters, BATCH)[:1]
     if not stacked:
-        product = plain(letters)
+        product = inner.write(letters)
         return lambda x, w: lax.scan(lambda n, w: (n, product(x, w)), 0, w[None])[1][0]
-    product = plain(letters.replace(stacked, ""))
+    product = inner.write(letters.replace(stacked, ""))
     axis = letters.index(stacked)
 
     def scan_product(x, w):
@@ -223,23 +253,23 @@ def scanned_over_batch(letters, _):
     return scan_product
 
 
-def mapped_over_batch(letters, _):
+def mapped_over_batch(inner, letters, _):
     stacked = _only(letters, BATCH)[:1]
     if not stacked:
-        return plain(letters)
-    product = plain(letters.replace(stacked, ""))
+        return inner.write(letters)
+    product = inner.write(letters.replace(stacked, ""))
     return jax.vmap(product, (1, letters.index(stacked)), 1)
 
 
 WAYS = {
     way.__name__: way
     for way in (
-        plain,
         operands_swapped,
         outputs_transposed,
         kernel_transposed,
         kernel_cut,
         kernel_joined,
+        kernel_stacked,
         axis_split,
         axes_merged,
         weight_doubled,

@@ -16,7 +16,6 @@ from drawn_programs import (
     inputs_of,
     kernels,
     outputs_of,
-    plain,
     ways,
 )
 from programs import floats, read
@@ -42,8 +41,8 @@ def test_ways_mean_the_same(name, letters, axis):
         jnp.asarray(rng.integers(-4, 5, one.shape), jnp.float32)
         for one in (data_of(letters), kernel_of(letters))
     )
-    actual = Way(name, axis).write(letters)(x, w)
-    np.testing.assert_array_equal(actual, plain(letters)(x, w))
+    actual = Way((name,), axis).write(letters)(x, w)
+    np.testing.assert_array_equal(actual, Way((), 0).write(letters)(x, w))
 
 
 def assert_one_kernel(letters, fn):
@@ -55,8 +54,12 @@ def assert_one_kernel(letters, fn):
 @pytest.mark.parametrize("name", WAYS)
 @given(letters=kernels, axis=st.integers(0, 5))
 def test_a_product_written_in_any_way(name, letters, axis):
-    product = Way(name, axis).write(letters)
-    assert_one_kernel(letters, product)
+    assert_one_kernel(letters, Way((name,), axis).write(letters))
+
+
+@given(letters=kernels, way=ways())
+def test_ways_in_one_another(letters, way):
+    assert_one_kernel(letters, way.write(letters))
 
 
 # Programs of several layers
@@ -109,7 +112,7 @@ def test_layers_one_after_the_other(layers, vector_axes, data):
 
 
 @given(letters=kernels, both=st.tuples(ways(), ways()))
-@example(letters="ro", both=(Way("plain", 0), Way("axes_merged", 0)))
+@example(letters="ro", both=(Way((), 0), Way(("axes_merged",), 0)))
 def test_uses_that_agree_are_one(letters, both):
     """A layer used twice, each time written in another way."""
 
@@ -166,7 +169,7 @@ def test_lookups_before_layers(letters, row_axes, way, data):
 
 
 # JAX cannot differentiate a loop of unknown length.
-differentiable = ways(*(name for name in WAYS if name != "in_while"))
+differentiable = ways(without=["in_while"])
 
 
 @given(letters=kernels, way=differentiable)
