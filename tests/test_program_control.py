@@ -75,6 +75,13 @@ def iterated(x, w):
     )
 
 
+def carried(x, w):
+    """The loop returns its kernels at every turn as they were."""
+    return lax.fori_loop(
+        0, LAYERS, lambda index, both: (layer(both[0], both[1][index]), both[1]), (x, w)
+    )
+
+
 def recurrent(inputs, w, u, bias, start):
     """Its first state is learned: the carry is a parameter once, and then data."""
 
@@ -101,6 +108,7 @@ LOOPS = {
     "loop of unknown length": program(loop_of_unknown_length, X, indices(), w=STACK),
     "loop over the layers' numbers": program(loop_over_the_layers_numbers, X, w=STACK),
     "while": program(iterated, X, w="r4 o4"),
+    "kernels carried along": program(carried, X, w=STACK),
     "recurrent": program(
         recurrent, SEQUENCE, w="r4 o6", u="r6 o6", bias="-6", start="-6"
     ),
@@ -170,6 +178,16 @@ CALLS = {
 
 # vmap
 
+
+def branch_by_example(x, w):
+    """Both branches run, and every example chooses."""
+
+    def one(x):
+        return lax.cond(jnp.sum(x) > 0, lambda: x @ w, lambda: jnp.tanh(x) @ w)
+
+    return jax.vmap(one)(x)
+
+
 VMAPS = {
     "over the batch": program(
         lambda x, w, scale, bias: jax.vmap(lambda x: (x @ w) * scale + bias)(x),
@@ -184,6 +202,7 @@ VMAPS = {
     "over members with inputs of their own": program(
         lambda x, w: jax.vmap(jnp.matmul)(x, w), floats(3, 8, 4), w="b3 r4 o6"
     ),
+    "over a cond": program(branch_by_example, X, w="r4 o6"),
     "over the batch of a recurrent network": program(
         lambda x, **params: jax.vmap(functools.partial(one_sequence, **params))(x),
         floats(8, 5, 4),

@@ -50,6 +50,12 @@ LOOKUPS = {
     "rows of several axes": program(
         lambda tokens, table: table[tokens], TOKENS, table="o9 r2 r3"
     ),
+    "weighted sum of rows": program(
+        lambda tokens, weights, table: jnp.einsum("bt,btd->bd", weights, table[tokens]),
+        TOKENS,
+        floats(8, 5),
+        table=TABLE,
+    ),
     "positions by number": program(
         lambda x, table: x + table[jnp.arange(5)], X, table=TABLE
     ),
@@ -62,6 +68,11 @@ LOOKUPS = {
         one_expert_a_token, floats(8, 4), indices(8), w="b3 r4 o6"
     ),
 }
+
+
+def resized_positions(images, positions):
+    """Those of a smaller picture: a product with an array that no data enter."""
+    return images + jax.image.resize(positions, (9, 9, 6), "bilinear")
 
 
 def layer_norm(x, scale, bias):
@@ -121,6 +132,9 @@ VECTORS = {
     ),
     "first positions of more": program(
         lambda x, w, positions: (x + positions[:5]) @ w, X, w="r4 o6", positions="-7 -4"
+    ),
+    "positions of a smaller picture": program(
+        resized_positions, IMAGES, positions="-5 -5 -6"
     ),
     "class token": program(
         with_class_token, X, token="-1 -1 -4", positions="-6 -4", w="r4 o6"
