@@ -1,16 +1,18 @@
 """The axes of the parameters of any JAX function, from what it does with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
 from optax_adamp._layout import Layout
 from optax_adamp._rules import Reading
 from optax_adamp._trees import Names, named_leaves
-from optax_adamp.layouts._build import Overrides, Parameter, build_layout
+from optax_adamp.layouts._build import Overrides, build_layout
 from optax_adamp.layouts._program import uses_of
+from optax_adamp.layouts._uncovered import Parameter
 from optax_adamp.layouts._uses import read
 
 
@@ -40,16 +42,32 @@ def from_function(
 
 
 def parameter_of(names: Names, leaf: Any, reading: Reading | str) -> Parameter:
-    shape = tuple(jax.numpy.shape(leaf))
+    shape = jnp.shape(leaf)
     if isinstance(reading, str):
         return Parameter(names, shape, None, "", problem=reading)
     return Parameter(names, shape, reading, "")
 
 
 def read_program(
-    fn: Callable[..., Any], params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    fn: Callable[..., Any],
+    params: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    batch_axes: Sequence[frozenset[int]] | None = None,
 ) -> list[Reading | str]:
-    """For each leaf of the params its reading, or the problem with it."""
+    """What a program does with its parameters.
+
+    Args:
+      fn: A function of the params and more.
+      params: A tree of arrays or their shapes.
+      args: What else it is called with; arrays may be given by their shapes.
+      kwargs: By keyword.
+      batch_axes: Of each leaf of the params, axes that are known to be stacked.
+
+    Returns:
+      For each leaf of the params its reading, or the problem with it.
+    """
     leaves = jax.tree.leaves(params)
     treedef: Any = jax.tree.structure(params)
     data = jax.tree.leaves((args, kwargs))
@@ -69,11 +87,13 @@ def read_program(
     traced = jax.make_jaxpr(flat)(leaves, arrays)
     is_parameter = [has_gradient(leaf) for leaf in leaves]
     uses = iter(uses_of(traced, is_parameter + [False] * len(arrays)))
+    if batch_axes is None:
+        batch_axes = [frozenset[int]()] * len(leaves)
     return [
-        read(next(uses), tuple(jax.numpy.shape(leaf)))
+        read(next(uses), jnp.shape(leaf), batch)
         if hit
         else Reading(None, f"no gradient reaches arrays of {dtype_of(leaf)}")
-        for leaf, hit in zip(leaves, is_parameter, strict=True)
+        for leaf, hit, batch in zip(leaves, is_parameter, batch_axes, strict=True)
     ]
 
 

@@ -109,14 +109,22 @@ def elementwise(track: Track, where: str) -> Use | None:
     return Use(ELEMENTWISE, frozenset(), where)
 
 
-def read(uses: list[Use], shape: Shape) -> Reading | str:
-    """The reading of a parameter that has these uses, or the problem with it."""
+def read(
+    uses: list[Use], shape: Shape, batch_axes: frozenset[int] = frozenset()
+) -> Reading | str:
+    """The reading of a parameter, or the problem with it.
+
+    Args:
+      uses: All that the program does with it.
+      shape: Its shape.
+      batch_axes: Axes that are known to be stacked, whatever the program shows.
+    """
     if not uses:
         return Reading(None, "not used by the function")
     if len(shape) < 2:
         return Reading(None, "fewer than two axes")
     nearest = min(use.distance for use in uses)
-    uses = [use for use in uses if use.distance == nearest]
+    uses = [_with_batch(u, batch_axes) for u in uses if u.distance == nearest]
     vectors = [use for use in uses if _has_vectors(use)]
     clear = [use for use in vectors if not use.problem]
     if not vectors:
@@ -140,6 +148,12 @@ def read(uses: list[Use], shape: Shape) -> Reading | str:
 def _has_vectors(use: Use) -> bool:
     """Whether it sums over some axis; else there is one number a channel."""
     return bool(use.problem) or any(role == _REDUCTION for _, role in use.roles)
+
+
+def _with_batch(use: Use, axes: frozenset[int]) -> Use:
+    roles = {(axis, role) for axis, role in use.roles if axis not in axes}
+    roles |= {(axis, _BATCH) for axis in axes}
+    return use._replace(roles=frozenset(roles))
 
 
 def _never(uses: list[Use]) -> Reading:
