@@ -68,14 +68,21 @@ def axes_of(roles):
 
 def read(fn, params, *data, **kwargs):
     """What `describe` shows of each parameter: its axes, or None."""
-    rows = describe(params, from_function(fn, params, *data, **kwargs))
+    return _axes(describe(params, from_function(fn, params, *data, **kwargs)))
+
+
+def _axes(rows):
     return {
         row.path: row.view and (row.reduction_axis, row.output_axis) for row in rows
     }
 
 
 def assert_read_well(case):
-    assert read(case, case.params, *case.data) == case.expected
+    """Axes are as expected, and a use was found of all that are used."""
+    rows = describe(case.params, from_function(case, case.params, *case.data))
+    assert _axes(rows) == case.expected
+    unused = {row.path for row in rows if "not used" in row.why}
+    assert unused == {"unused"} & case.roles.keys()
 
 
 def assert_read_well_with_captured_data(case):

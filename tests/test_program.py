@@ -186,6 +186,22 @@ def test_reason_of_a_lookup():
     assert f"({line(looked_up, 'tokens]')})" in why
 
 
+def alike(params, x, tokens):
+    first = jnp.einsum("bi,io->bo", x, params["a"])
+    second = jnp.einsum("bi,io->bo", x, params["b"])
+    third = jnp.take(params["c"], tokens, 0) @ params["a"]
+    fourth = jnp.take(params["d"], tokens, 0) @ params["a"]
+    return first, second, third, fourth
+
+
+def test_reason_of_what_jax_traces_once():
+    """JAX's own functions are traced for the first line that calls them alone."""
+    params = dict.fromkeys("abcd", floats(4, 4))
+    why = reasons(alike, params, X, indices(8))
+    for name, text in zip("abcd", ["first", "second", "third", "fourth"], strict=True):
+        assert f"({line(alike, f'{text} =')})" in why[name]
+
+
 def scanned(params, x):
     def layer(x, w):
         return jnp.tanh(x @ w), None
