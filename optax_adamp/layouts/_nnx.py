@@ -1,11 +1,14 @@
-"""The axes of an NNX model's parameters, from the attributes of its modules.
+"""The axes of an NNX model's parameters, from its modules and its program.
 
-A module knows the shape that it gave its parameters. A transform that stacks layers
-adds axes behind its back: what an array has beyond its module's shape is stacked.
+A module of Flax knows the shape that it gave its parameters. A transform that stacks
+layers adds axes behind its back: what an array has beyond its module's shape is
+stacked. A program cannot tell this where the layers share their input, as an ensemble
+does, which is why Flax's own classes are asked before it.
 """
 
 import functools
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -15,19 +18,28 @@ from flax import linen, nnx
 from optax_adamp._layout import Layout
 from optax_adamp._rules import Reading, Shape
 from optax_adamp._specs import ProjectionDimensionNumbers
+from optax_adamp._trees import Names, named_leaves
 from optax_adamp.layouts import _kernels
-from optax_adamp.layouts._build import Overrides, Parameter, build_layout
+from optax_adamp.layouts._build import Overrides, build_layout
+from optax_adamp.layouts._from_function import read_program
+from optax_adamp.layouts._stacked import stacked_along
+from optax_adamp.layouts._uncovered import Parameter, full_name
 
 
 def from_nnx(
-    model: nnx.Module, *, overrides: Overrides | None = None, wrt: Any = None
+    model: nnx.Module,
+    *call_args: Any,
+    overrides: Overrides | None = None,
+    wrt: Any = None,
+    **call_kwargs: Any,
 ) -> Layout:
     """The axes of a Flax NNX model's parameters, for `dimension_numbers`.
 
-    They are derived from the modules themselves, not from names: from the class of the
-    module that holds a parameter, subclasses included, and from the sizes that it was
-    built with. No array is read, and an abstract model, `nnx.eval_shape(lambda:
-    Model(...))`, does as well. What has fewer than two axes is never projected.
+    What the layers of Flax hold, subclasses included, is read from their class and from
+    the sizes that they were built with. All other parameters with two axes or more are
+    read from the program, as :func:`from_function` does, if it is said what the model
+    is called with. No array is read, and an abstract model, `nnx.eval_shape(lambda:
+    Model(...))`, does as well.
 
     Layers stacked by `nnx.vmap` or `nnx.scan`, along any axis and nested, have more
     axes than their module gave them: these are batch axes. Where equal sizes leave open
@@ -37,12 +49,14 @@ def from_nnx(
 
     Args:
       model: The model, or an abstract one.
+      *call_args: What the model is called with; arrays may be given by their shapes.
+        Needed for parameters of modules that are not Flax's own.
       overrides: By path, such as `"layers/0/kernel"`, or by glob pattern, what is to be
-        used instead of what the modules say, and for parameters of modules that are
-        not Flax's own: a :class:`ProjectionDimensionNumbers`, a rule of
+        used instead: a :class:`ProjectionDimensionNumbers`, a rule of
         :mod:`optax_adamp.layouts`, or None for what is not projected.
       wrt: A filter for the Variables that are trained, as in `nnx.Optimizer`. By
         default those of type `nnx.Param`.
+      **call_kwargs: The same as `call_args` by keyword.
 
     Returns:
       A :class:`Layout`: for the parameter at each path of `nnx.state(model, wrt)` its
@@ -63,7 +77,7 @@ def from_nnx(
       >>> model = nnx.eval_shape(lambda: Model(nnx.Rngs(0)))
       >>> layout = optax_adamp.layouts.from_nnx(model)
       >>> layout["attention"]["query"]["kernel"]  # (features, heads, head size)
-      ProjectionDimensionNumbers(reduction_axis=(0,), output_axis=(1, 2), view='auto')
+      ProjectionDimensionNumbers(reduction_axis=0, output_axis=(1, 2), view='auto')
       >>> layout["attention"]["query"].reasons["kernel"]
       'LinearGeneral.kernel'
       >>> print(layout["norm"]["scale"])
@@ -71,10 +85,11 @@ def from_nnx(
       >>> tx = optax_adamp.adamp(1e-3, dimension_numbers=layout)
 
     .. seealso::
-      :func:`from_linen`
+      :func:`from_function`, :func:`from_linen`
     """
     _check_model(model)
-    leaves = _leaves(model, nnx.Param if wrt is None else wrt)
+    filter_ = nnx.Param if wrt is None else wrt
+    leaves = _leaves(model, filter_)
     if not leaves:
         filtered = "parameters (nnx.Param)" if wrt is None else f"Variables for {wrt=}"
         raise ValueError(
@@ -82,7 +97,38 @@ def from_nnx(
             "holds them, or say by `wrt` which Variables are trained."
         )
     parameters = [_describe(leaf, leaves) for leaf in leaves]
+    is_called = bool(call_args or call_kwargs)
+    if is_called and any(parameter.reading is None for parameter in parameters):
+        program = _read_program(model, filter_, call_args, call_kwargs)
+        parameters = [
+            _settle(parameter, program[tuple(map(str, parameter.path))])
+            for parameter in parameters
+        ]
     return build_layout(parameters, overrides, function="from_nnx")
+
+
+def _read_program(
+    model: nnx.Module, wrt: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[Names, Reading | str]:
+    """What the program of a model does with its parameters."""
+    parts: Any = nnx.split(model, wrt, ...)
+    graphdef, params, rest = parts
+
+    def call(params: Any, rest: Any, *args: Any, **kwargs: Any) -> Any:
+        return nnx.merge(graphdef, params, rest, copy=True)(*args, **kwargs)
+
+    readings = read_program(call, params, (rest, *args), kwargs)
+    named = named_leaves(params)
+    return {names: reading for (names, _), reading in zip(named, readings, strict=True)}
+
+
+def _settle(parameter: Parameter, reading: Reading | str) -> Parameter:
+    """The parameter with what the program does with it, if its module left it open."""
+    if parameter.reading is not None:
+        return parameter
+    if isinstance(reading, Reading):
+        return parameter._replace(reading=reading, problem="")
+    return parameter._replace(problem=reading)
 
 
 def _check_model(model: Any) -> None:
@@ -209,9 +255,10 @@ class _Leaf(NamedTuple):
     path: tuple[Any, ...]
     shape: Shape
     variable: type  # The type of the Variable that holds it.
-    owner: str
+    owner: type
     attribute: str
     plain: _Plain | None
+    problem: str  # Why there is no plain one, if there is more to say.
 
 
 def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
@@ -220,6 +267,14 @@ def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
         for path, node in nnx.iter_graph(model)
         if isinstance(node, nnx.Pytree) and not isinstance(node, nnx.List | nnx.Dict)
     }
+    nodes = cast(Iterable[tuple[Any, Any]], nnx.iter_graph(model))
+    original = dict(nodes)
+    # A Variable has one path in the state, however many modules hold it.
+    sharing: dict[int, list[Any]] = defaultdict(list)
+    for owner in owners.values():
+        for name, value in vars(owner).items():
+            if isinstance(value, nnx.Variable):
+                sharing[id(value)].append((owner, (name,)))
     leaves: list[_Leaf] = []
     state = nnx.to_flat_state(nnx.state(model, wrt))
     for variable_path, variable in cast(Iterable[tuple[Any, Any]], state):
@@ -230,13 +285,19 @@ def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
             path = (*variable_path, *inside[is_box:])
             depth = max(d for d in range(len(path)) if path[:d] in owners)
             owner, attribute = owners[path[:depth]], path[depth:]
+            plain, problem = _plain(owner, attribute), ""
+            others = sharing[id(original.get(variable_path))]
+            if any(_plain(*other) != plain for other in others):
+                names = sorted({type(other).__name__ for other, _ in others})
+                plain, problem = None, f"it is shared by {' and '.join(names)}"
             leaf = _Leaf(
                 path=path,
                 shape=array.shape,
                 variable=type(variable),
-                owner=type(owner).__name__,
+                owner=type(owner),
                 attribute="/".join(map(str, attribute)),
-                plain=_plain(owner, attribute),
+                plain=plain,
+                problem=problem,
             )
             leaves.append(leaf)
     return leaves
@@ -244,28 +305,31 @@ def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
 
 def _describe(leaf: _Leaf, leaves: list[_Leaf]) -> Parameter:
     def parameter(reading: Reading | None = None, problem: str = "") -> Parameter:
-        return Parameter(leaf.path, leaf.shape, reading, leaf.owner, problem)
+        owner = full_name(leaf.owner)
+        return Parameter(leaf.path, leaf.shape, reading, owner, problem)
 
-    why = f"{leaf.owner}.{leaf.attribute}"
+    why = f"{leaf.owner.__name__}.{leaf.attribute}"
     if leaf.plain is not None and leaf.plain.spec is None:
         return parameter(Reading(None, why))
     if len(leaf.shape) < 2:
         return parameter(Reading(None, "fewer than two axes"))
     if leaf.plain is None:
-        return parameter()
+        return parameter(problem=leaf.problem or _NOT_CALLED)
     readings = _possible_readings(leaf, leaves)
     if not readings:
         made = ", ".join("any" if n is None else str(n) for n in leaf.plain.shape)
         return parameter(problem=f"it would have made ({made}) or a stack of these")
     if len(readings) > 1:
         alternatives = " or ".join(
-            f"{stacking}, ProjectionDimensionNumbers({spec.reduction_axis}, "
-            f"{spec.output_axis})"
+            f"{stacking}, {spec}"
             for spec, stacking in readings.items()
         )
         return parameter(problem=f"its sizes leave open whether it is {alternatives}")
     [(spec, stacking)] = readings.items()
     return parameter(Reading(spec, f"{why}, {stacking}" if stacking else why))
+
+
+_NOT_CALLED = "pass from_nnx what the model is called with, and its program tells"
 
 
 # What transforms added.
@@ -342,17 +406,10 @@ def _readings(
         spec = ProjectionDimensionNumbers(
             _move(plain.spec.reduction_axis, kept), _move(plain.spec.output_axis, kept)
         )
-        where = _format_stacked(stacked)
+        where = stacked_along(stacked) if stacked else ""
         # Two places among a layer's own batch axes make no difference.
         readings[spec] = where if readings.get(spec, where) == where else "stacked"
     return readings
-
-
-def _format_stacked(axes: list[int]) -> str:
-    if not axes:
-        return ""
-    number = "axes" if len(axes) > 1 else "axis"
-    return f"stacked along {number} {', '.join(map(str, axes))}"
 
 
 def _move(axes: Sequence[int] | int, kept: list[int]) -> tuple[int, ...] | int:
