@@ -1,10 +1,9 @@
-"""Keras on JAX: the axes of its layers, whose variables come in a list, without names."""
+"""Keras on JAX: the axes of its layers, whose variables are a list without names."""
 
 import os
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -47,9 +46,7 @@ def attention():
     place = keras.ops.cumsum(keras.ops.ones_like(ids), axis=1) - 1
     x = table(ids) + places(place)
     x = layers.LayerNormalization(name="norm")(x)
-    x += layers.MultiHeadAttention(2, 3, value_dim=4, name="attend")(
-        x, x, use_causal_mask=True
-    )
+    x += layers.MultiHeadAttention(2, 3, name="attend")(x, x, use_causal_mask=True)
     x = layers.RMSNormalization(name="rms")(x)
     x += layers.GroupQueryAttention(4, 4, 2, name="groups")(x, x)
     x = layers.LayerNormalization(axis=[1, 2], name="norm_of_two_axes")(x)
