@@ -15,8 +15,8 @@ from flax import linen as nn
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
-from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp.layouts import from_linen, from_nnx
+from trees import Spec
 
 LAYERS = 4
 MEMBERS = 3

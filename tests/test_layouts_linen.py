@@ -14,8 +14,8 @@ from flax.traverse_util import flatten_dict
 
 from layout_layers import draw, fit, last, numbers, second_to_last, standardize
 from layout_steps import assert_steps_are_those_of_pytorch, train
-from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp.layouts import from_linen
+from trees import Spec
 
 BATCH = 16
 EPSILON = 1e-12  # Of norms: a larger one would leave them sensitive to scale.

@@ -14,8 +14,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from layout_layers import draw, fit, last, numbers, per_layer, standardize
 from layout_steps import assert_steps_are_those_of_pytorch, train
-from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp.layouts import from_linen, output_last
+from trees import Spec
 
 SIZE = 4  # Of every axis, and the number of layers: no size tells one from another.
 

@@ -14,10 +14,10 @@ from flax import linen, nnx
 import layout_steps
 from layout_layers import draw, fit, last, second_to_last, standardize
 from layout_steps import assert_steps_are_those_of_pytorch, train
-from optax_adamp import ProjectionDimensionNumbers, adamp
+from optax_adamp import adamp
 from optax_adamp.layouts import from_nnx, output_last
+from trees import Spec
 
-Spec = ProjectionDimensionNumbers
 BATCH = 16
 
 

@@ -14,11 +14,11 @@ from flax import nnx
 import layout_steps
 from layout_layers import draw, fit, standardize
 from layout_steps import assert_steps_are_those_of_pytorch
-from optax_adamp import ProjectionDimensionNumbers, adamp
+from optax_adamp import adamp
 from optax_adamp.layouts import from_nnx
 from test_layouts_nnx import build, specs_of, train_functionally
+from trees import Spec
 
-Spec = ProjectionDimensionNumbers
 LAYERS = 4
 AXES = [0, 1, -1]
 

@@ -2,10 +2,10 @@
 
 import pytest
 from flax import linen as nn
+from optax_adamp.layouts._linen_layers import Call, Claim, claim
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp._rules import Reading
-from optax_adamp.layouts._linen_layers import Call, Claim, claim
 
 NO_CALL = Call((), {})
 DENSE = Spec((0,), (1,))

@@ -10,6 +10,17 @@ from optax_adamp import ProjectionDimensionNumbers, layouts
 from optax_adamp._trees import format_path, named_leaves
 
 
+class Spec(ProjectionDimensionNumbers):
+    """A spec that has a single axis as a number, as the functions of layouts do."""
+
+    def __new__(cls, reduction_axis, output_axis, view="auto"):
+        def axes(several):
+            is_single = isinstance(several, tuple) and len(several) == 1
+            return several[0] if is_single else several
+
+        return super().__new__(cls, axes(reduction_axis), axes(output_axis), view)
+
+
 def matrices(*shapes: tuple[int, ...], dtype: Any = jnp.float32) -> list[Any]:
     """Parameters of the given shapes."""
     return [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]

@@ -1,12 +1,16 @@
 """From what is known of each parameter to a layout; nothing is guessed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optax_adamp._layout import Layout
 from optax_adamp._printable import printable
 from optax_adamp._rules import Reading, Rule, Shape
-from optax_adamp._specs import count_from_front, is_spec
+from optax_adamp._specs import (
+    ProjectionDimensionNumbers,
+    count_from_front,
+    is_spec,
+)
 from optax_adamp._trees import path_matches
 from optax_adamp.layouts._uncovered import Parameter, join, uncovered_message
 
@@ -38,7 +42,7 @@ def build_layout(
         matching = [pattern for pattern in overrides if path_matches(path, pattern)]
         unused.difference_update(matching)
         reading = _override(path, parameter.shape, overrides, matching)
-        reading = reading or parameter.reading
+        reading = reading or _in_short(parameter.reading)
         if reading is None:
             uncovered.append(parameter)
             continue
@@ -56,6 +60,20 @@ def build_layout(
             "no parameter. Correct or remove them."
         )
     return layout
+
+
+def _in_short(reading: Reading | None) -> Reading | None:
+    """The reading with single axes as numbers, as one would write them."""
+    if reading is None or reading.spec is None:
+        return reading
+
+    def axes(several: Any) -> Any:
+        is_single = isinstance(several, Sequence) and len(several) == 1
+        return several[0] if is_single else several
+
+    reduction, output, view = reading.spec
+    spec = ProjectionDimensionNumbers(axes(reduction), axes(output), view)
+    return reading._replace(spec=spec)
 
 
 def _override(

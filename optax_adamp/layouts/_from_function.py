@@ -10,8 +10,9 @@ from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_mode
 from optax_adamp._layout import Layout
 from optax_adamp._rules import Reading
 from optax_adamp._trees import Names, named_leaves
-from optax_adamp.layouts._build import Overrides, Parameter, build_layout
+from optax_adamp.layouts._build import Overrides, build_layout
 from optax_adamp.layouts._program import uses_of
+from optax_adamp.layouts._uncovered import Parameter
 from optax_adamp.layouts._uses import read
 
 
@@ -86,13 +87,13 @@ def read_program(
     traced = jax.make_jaxpr(flat)(leaves, arrays)
     is_parameter = [has_gradient(leaf) for leaf in leaves]
     uses = iter(uses_of(traced, is_parameter + [False] * len(arrays)))
+    if batch_axes is None:
+        batch_axes = [frozenset[int]()] * len(leaves)
     return [
         read(next(uses), jnp.shape(leaf), batch)
         if hit
         else Reading(None, f"no gradient reaches arrays of {dtype_of(leaf)}")
-        for leaf, hit, batch in zip(
-            leaves, is_parameter, batch_axes or [frozenset()] * len(leaves), strict=True
-        )
+        for leaf, hit, batch in zip(leaves, is_parameter, batch_axes, strict=True)
     ]
 
 

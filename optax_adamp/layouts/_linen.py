@@ -8,9 +8,11 @@ from flax import linen as nn
 from optax_adamp._layout import Layout
 from optax_adamp._rules import Reading
 from optax_adamp._trees import Names, named_leaves
-from optax_adamp.layouts._build import Overrides, Parameter, build_layout
+from optax_adamp.layouts._build import Overrides, build_layout
 from optax_adamp.layouts._from_function import read_program
 from optax_adamp.layouts._linen_stacks import Init, Made, observe, stacked_axes
+from optax_adamp.layouts._stacked import stacked_along
+from optax_adamp.layouts._uncovered import Parameter
 
 
 def from_linen(
@@ -137,7 +139,9 @@ def _parameter(
     if isinstance(reading, str):
         return Parameter(path, leaf.shape, None, owner, problem=reading)
     if stacked:
-        reading = reading._replace(why=f"{reading.why}, {stacked_along(stacked)}")
+        reading = reading._replace(
+            why=f"{reading.why}, {stacked_along(sorted(stacked))}"
+        )
     return Parameter(path, leaf.shape, reading, owner)
 
 
@@ -164,5 +168,3 @@ def _describe(other: Any) -> str:
     if isinstance(other, type) and issubclass(other, nn.Module):
         return f"got the class {other.__name__}: pass an instance."
     return f"got an object of type {name}: pass the module that holds the parameters."
-
-

@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from optax_adamp._rules import Shape
 from optax_adamp._trees import Names, named_leaves
-from optax_adamp.layouts._build import full_name
+from optax_adamp.layouts._uncovered import full_name
 
 
 class Made(NamedTuple):

@@ -179,3 +179,8 @@ def _only_broadcasts(names: Names, shape: Shape, owner: str) -> bool:
 
 def _is_of_norm(names: Names, owner: str) -> bool:
     return looks_like_norm(names) or looks_like_norm((owner, plain_name(names)))
+
+
+def full_name(cls: type) -> str:
+    """A class with its module, since many libraries have a `Dense` or an `Einsum`."""
+    return f"{cls.__module__}.{cls.__qualname__}"
