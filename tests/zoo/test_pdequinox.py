@@ -53,6 +53,8 @@ def test_unet():
         4,
         {
             "*conv*/weight": ((1, 2, 3), (0,)),  # (out, in, height, width)
+            "*_sampling_blocks/*/weight": ((1, 2, 3), (0,)),  # transposed, too
+            "*_sampling_blocks/*/bias": None,
             "*norm*/*": None,
             "*conv*/bias": None,
         },
