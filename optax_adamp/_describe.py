@@ -134,8 +134,8 @@ def describe(
       hidden/kernel  (64, 32)   1       32 × 64            auto  default: last axis
       2 of 3 arrays can be projected, with 34,048 of 34,080 parameters.
       (!) May be an embedding, whose rows are its vectors: give it
-          ProjectionDimensionNumbers(1, 0), or let layouts.from_function read the axes
-          from your program.
+          ProjectionDimensionNumbers(1, 0), or let layouts.from_function read the
+          axes from your program.
             embedding
 
       The rows are named tuples:

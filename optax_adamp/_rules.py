@@ -173,6 +173,7 @@ def doubt_in_channels(names: Names, length: int, weights: Names = ()) -> str:
     if looks_like_kernel(names):
         return ""
     name = plain_name(names)
+    # Haiku's biases are called b, and so is a matrix of many a LoRA.
     if name == "b" or (length == 1 and name not in weights):
         return (
             "May be a bias or a scale, with one number a channel: give it None if so, "

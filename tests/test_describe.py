@@ -11,7 +11,7 @@ from flax import nnx
 
 from optax_adamp import ProjectionDimensionNumbers, adamp, describe
 from optax_adamp._rules import Reading
-from optax_adamp.layouts import Layout, Rule, output_last
+from optax_adamp.layouts import Layout, Rule, output_first, output_last, stacked
 
 FIRST = ProjectionDimensionNumbers(1, 0)
 
@@ -208,8 +208,105 @@ def test_haiku():
     assert rows["linear/w"][5:7] == (8, 5)
     assert not rows["linear/w"].warning
     assert rows["batch_norm/offset"].shape == (1, 8)
-    assert "layouts.haiku" in rows["batch_norm/offset"].warning
+    assert rows["batch_norm/offset"].why == "named offset"
     assert rows["batch_norm/scale"].why == "named scale"
+
+
+class Stack(eqx.Module):
+    """Layers of `eqx.filter_vmap`, as in esm2quinox, and a norm over two axes."""
+
+    layers: eqx.Module
+    layer_norm: eqx.nn.LayerNorm
+    head: eqx.nn.Linear
+
+    def __init__(self, key):
+        self.layers = eqx.filter_vmap(Layer)(jax.random.split(key, 3))
+        self.layer_norm = eqx.nn.LayerNorm((4, 5))
+        self.head = eqx.nn.Linear(1, 6, key=key)
+
+
+class Layer(eqx.Module):
+    fc1: eqx.nn.Linear
+    final_layer_norm: eqx.nn.LayerNorm
+
+    def __init__(self, key):
+        self.fc1 = eqx.nn.Linear(5, 4, key=key)
+        self.final_layer_norm = eqx.nn.LayerNorm(5)
+
+
+def test_stacks_and_norms_of_equinox_are_in_doubt():
+    params = eqx.filter(Stack(jax.random.key(0)), eqx.is_inexact_array)
+
+    doubts = {
+        row.path: " ".join(row.warning.split()[:6])
+        for row in describe(params, output_first)
+        if row.warning
+    }
+
+    norm = "May be the weight of a"
+    assert doubts == {
+        "layers/fc1/weight": "May be stacked layers, experts or",
+        "layers/final_layer_norm/weight": norm,
+        "layer_norm/weight": norm,
+    }
+    rule = stacked(output_first, where="layers/*")
+    table = describe(params, rule)
+    rows = by_path(table)
+    assert [row.path for row in table if row.warning] == ["layer_norm/weight"]
+    assert rows["layers/fc1/weight"][2:5] == ((2,), (1,), (0,))
+    assert rows["layers/final_layer_norm/weight"].why == "fewer than two axes"
+
+
+@pytest.mark.parametrize("rule", [None, output_first, stacked(FIRST, axis=-1)])
+def test_params_without_names_are_in_doubt(rule):
+    """As those of Keras and Penzai, and attention's bias among them."""
+    kernel, bias = shape_of(6, 3, 4), shape_of(3, 4, 4)
+
+    for params in ([kernel, bias, shape_of(6, 3)], ((kernel, bias), [kernel])):
+        table = describe(params, rule)
+        assert all(
+            "Has a place in a list but no name" in row.warning
+            for row in table
+            if row.view
+        )
+        assert any(row.view for row in table)
+        assert table.notes[1].startswith("(!) Has a place in a list")
+    assert not describe({"kernel": shape_of(6, 3)}).notes[1:]
+
+
+def test_every_warning_names_what_works_for_any_library():
+    params = {
+        "gain": shape_of(1, 4),
+        "norm": {"weight": shape_of(3, 4)},
+        "embedding": shape_of(5, 4),
+        "stack": shape_of(3, 5, 4),
+        "list": [shape_of(5, 4)],
+    }
+
+    for rule in (None, output_first):
+        warnings = {row.warning for row in describe(params, rule)} - {""}
+        assert len(warnings) == (5 if rule is None else 3)
+        for warning in warnings:
+            assert warning.endswith(
+                "let layouts.from_function read the axes from your program."
+            )
+
+
+def test_names_that_cannot_be_printed_are_escaped():
+    """They neither break a line nor reach the terminal."""
+    params = {"a\nb": {"\x1b[31mc\r": shape_of(4, 3)}, "größe": shape_of(1, 1, 3)}
+    expected = r"a\nb/\x1b[31mc\r"
+
+    table = describe(params)
+
+    assert [row.path for row in table] == [expected, "größe"]
+    for shown in (str(table), table._repr_html_()):
+        assert expected in shown
+        assert "größe" in shown
+        assert all(line.isprintable() for line in shown.split("\n"))
+    assert len(str(table).splitlines()) == 7
+    with pytest.raises(ValueError, match=r"a\\nb/\\x1b\[31mc\\r, an array"):
+        describe(params, {"größe": FIRST})
 
 
 def test_html():
@@ -247,6 +344,11 @@ def test_html():
         ("patch_embedding/kernel", (768, 512)),
         ("linear/w", (64, 64)),
         ("lora_b", (8, 64)),
+        ("Dense_0/kernel", (1, 16)),
+        ("linear/w", (1, 16)),
+        ("s5/B", (64, 8)),
+        ("batch_norm/offset", (1, 64)),
+        ("stack/layer_norm/offset", (12, 64)),
         ("w", (2, 1)),
         ("bias", (12, 64)),
         ("b", (64,)),
@@ -274,11 +376,11 @@ def test_default_is_not_in_doubt(path, shape):
         ("wte/table", (50257, 768), "embedding"),
         ("tokens", (32000, 4096), "embedding"),
         ("items", (1_000_000, 16), "embedding"),
-        ("batch_norm/offset", (1, 64), "offset"),
-        ("batch_norm/offset", (1, 1, 1, 64), "offset"),
-        ("cls", (1, 1, 768), "offset"),
+        ("group_norm/gain", (1, 1, 1, 64), "scale"),
+        ("cls", (1, 1, 768), "scale"),
         ("stack/linear/b", (12, 64), "bias"),
-        ("stack/layer_norm/offset", (12, 64), "offset"),
+        ("s5/B", (8, 16, 2), "stacked"),
+        ("stack/norm/weight", (12, 64), "norm"),
     ],
 )
 def test_default_is_in_doubt(path, shape, doubt):
@@ -416,7 +518,8 @@ def test_the_whole_table():
         f"n        (2, 3){' ' * 56}spec: None (!)",
         "4 of 5 arrays can be projected, with 264 of 270 parameters.",
         "(!) May be an embedding, whose rows are its vectors: give it",
-        "    ProjectionDimensionNumbers(1, 0), or use layouts.from_nnx or from_linen.",
+        "    ProjectionDimensionNumbers(1, 0), or let layouts.from_function read the",
+        "    axes from your program.",
         "      embed_1",
         "      embed_2",
         "(!) No gradient reaches an array of int32: keep it out of the params.",

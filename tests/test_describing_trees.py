@@ -3,11 +3,12 @@
 import collections
 
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
 
 import training
-from optax_adamp import ProjectionDimensionNumbers, adamp
+from optax_adamp import ProjectionDimensionNumbers, adamp, layouts
 from training import with_both_optimizers
 
 MASKED = {
@@ -168,3 +169,69 @@ def test_field_with_the_name_of_a_box(renamed, form):
     trained = training.train(tx, params, gradient=gradient)
 
     training.assert_trained_as_plainly(transpose(unflatten(trained)), adamp)
+
+
+def wrapped(name, *inside):
+    """A function that puts an array under a name and what stands inside of it."""
+
+    def wrap(array):
+        for key in reversed((name, *inside)):
+            array = {key: array}
+        return array
+
+    return wrap
+
+
+# A norm of stacked layers in the trees of libraries, with its bias or scale.
+UNPROJECTED = {
+    "joined by a slash": wrapped("layers/norm/scale"),
+    "joined by a dot": wrapped("layers.0.norm.bias"),
+    "tuple as a key": wrapped(("layers", "norm", "scale")),
+    "Keras's path": wrapped("model/layer_normalization/gamma"),
+    "Haliax": wrapped("bias", "0"),
+    "Penzai": wrapped("bias", "data_array"),
+    "a list": lambda array: {"bias": [array]},
+}
+LAYOUTS = {
+    "default": None,
+    "output_first": layouts.output_first,
+    "stacked": layouts.stacked(layouts.output_last),
+    "one spec": ProjectionDimensionNumbers((0, 1), 2),
+}
+
+
+def step(tx, params):
+    """One whose gradient is orthogonal to all channels, so that kernels decay less."""
+    gradient = jax.tree.map(jnp.zeros_like, params)
+    return tx.update(gradient, tx.init(params), params)[0]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("form", UNPROJECTED)
+def test_joined_or_wrapped_biases_and_scales_step_as_without_projection(form, layout):
+    array = training.initial_params()["first"]["kernel"][None]
+    dimension_numbers = LAYOUTS[layout]
+    tx = adamp(1.0, weight_decay=0.5, wd_ratio=0, dimension_numbers=dimension_numbers)
+    params = UNPROJECTED[form](array)
+
+    training.assert_close(
+        step(tx, params), step(optax.adamw(1.0, weight_decay=0.5), params)
+    )
+    for name in ("kernel", "scale_factor", "Scale"):
+        projected = step(tx, {name: array})[name]
+        assert not jnp.any(projected), name
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_biases_of_complex_numbers_step_as_without_projection(layout):
+    real = training.initial_params()["first"]["kernel"][None]
+    params = {"bias": real + 1j, "kernel": real + 1j}
+    dimension_numbers = LAYOUTS[layout]
+    inner = adamp(
+        1.0, weight_decay=0.5, wd_ratio=0, dimension_numbers=dimension_numbers
+    )
+
+    updates = step(optax.contrib.split_real_and_imaginary(inner), params)
+
+    training.assert_close(updates["bias"], -0.5 * params["bias"])
+    assert not jnp.any(updates["kernel"])

@@ -847,6 +847,7 @@ def unknown(path, *shape, **more):
         (unknown("pos_embedding", 1, 9, 8), None),
         (unknown("pos_embedding", 9, 8), None),
         (unknown("positions", 9, 8), None),
+        (unknown("blocks/position", 3, 9, 8), None),
         (unknown("relative_position_bias", 9, 8), None),
         (unknown("block/bias", 4, 8), None),
         (unknown("block/offset", 4, 8), None),

@@ -80,6 +80,22 @@ def test_html_to_the_letter():
     )
 
 
+def test_what_cannot_be_printed_is_escaped():
+    table = Table([Row("a\nb\x1b[0m", 1), Row("ö\u202e\xa0", 2)], COLUMNS, ["\r\nc\t"])
+
+    assert str(table).split("\n") == [
+        "the name     size  LOUD",
+        r"a\nb\x1b[0m     1  A\nB\x1b[0M",
+        r"ö\u202e\xa0     2  Ö\u202e\xa0",
+        r"\r",
+        r"c\t",
+    ]
+    page = table._repr_html_()
+    assert r"<td>a\nb\x1b[0m</td>" in page
+    assert "<pre>\\r\nc\\t</pre>" in page
+    assert table[0].name == "a\nb\x1b[0m"
+
+
 def test_what_it_was_made_of_may_change():
     rows, columns, notes = [Row("a", 1)], {"name": "the name"}, ["note"]
     table = Table(rows, columns, notes)

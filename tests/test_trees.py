@@ -263,10 +263,10 @@ def resolve(dimension_numbers, params):
 
 
 def test_what_dimension_numbers_say_of_each_parameter():
-    params = {"gone": None, "kernel": array(2, 3), "scale": array(2), "w": array(1, 4)}
+    params = {"gone": None, "kernel": array(2, 3), "scale": array(2), "v": array(1, 4)}
     warning = (
-        "May be a bias or an offset, one number a channel: give it None, or name the "
-        "library's rule, such as layouts.haiku."
+        "May be a bias or a scale, with one number a channel: give it None if so, or "
+        "let layouts.from_function read the axes from your program."
     )
     absent = Resolution(None, "absent", "")
     last = Axes(reduction=(0,), output=(1,), view="auto")
@@ -285,7 +285,7 @@ def test_what_dimension_numbers_say_of_each_parameter():
         Resolution(None, "fewer than two axes", ""),
         Resolution(first, "spec", ""),
     ]
-    specs = {"kernel": None, "scale": Spec(0, ()), "w": Spec(1, 0)}
+    specs = {"kernel": None, "scale": Spec(0, ()), "v": Spec(1, 0)}
     assert resolve(specs, params) == [
         absent,
         Resolution(None, "spec: None", ""),

@@ -67,9 +67,10 @@ def _in_short(reading: Reading | None) -> Reading | None:
     if reading is None or reading.spec is None:
         return reading
 
-    def axes(several: Any) -> Any:
-        is_single = isinstance(several, Sequence) and len(several) == 1
-        return several[0] if is_single else several
+    def axes(several: Sequence[int] | int) -> Sequence[int] | int:
+        if isinstance(several, int) or len(several) != 1:
+            return several
+        return several[0]
 
     reduction, output, view = reading.spec
     spec = ProjectionDimensionNumbers(axes(reduction), axes(output), view)

@@ -1,5 +1,6 @@
 """The axes of the parameters of any JAX function, from what it does with them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
 from optax_adamp._layout import Layout
 from optax_adamp._rules import Reading
-from optax_adamp._trees import Names, named_leaves
+from optax_adamp._trees import Names, format_path, named_leaves
 from optax_adamp.layouts._build import Overrides, build_layout
 from optax_adamp.layouts._program import uses_of
 from optax_adamp.layouts._uncovered import Parameter
@@ -23,7 +24,84 @@ def from_function(
     overrides: Overrides | None = None,
     **kwargs: Any,
 ) -> Layout:
-    """Doc."""
+    """Which axes form a channel in the parameters of any JAX function.
+
+    Axes come from the program: `fn` is traced on shapes, and each parameter is followed
+    to the operations that use it, whatever library, names or sizes it has. Nothing is
+    computed, and nothing is guessed.
+
+    - In a product or a convolution with data, the axes that are summed over are
+      reduction axes, those that the result keeps are output axes, and those that the
+      data have as well are batch axes, as are those that :func:`jax.lax.scan` runs over
+      or of which one entry is taken at a time: stacked layers, experts.
+    - In a table of which rows are looked up, by index or by a product with one-hot
+      data, the indexed axis is the output, and the rest of a row is reduced.
+    - What meets data entry by entry, such as a bias, a scale or a position embedding,
+      is not projected, unless it is used in one of these ways as well.
+
+    Parameters are followed through casts, transposes, reshapes, slices, joins and
+    arithmetic among themselves (weight norm, weight standardization, low-rank updates,
+    masks), through calls and loops. Uses in derivatives inside of `fn` and those that
+    :func:`jax.lax.stop_gradient` cuts off count only where there is no other. In a
+    product of two parameters, `a @ b`, that then meets data, `a` is a kernel where the
+    data are summed with it, and an input that is learned otherwise.
+
+    An ensemble under :func:`jax.vmap` whose members share their input looks like heads:
+    its axis is kept. Say that it is stacked by `overrides`, or use :func:`from_linen`,
+    :func:`from_nnx` or :func:`stacked`.
+
+    Args:
+      fn: Any function of the params: a loss, an `apply`, a step of a decoder. Only what
+        it does with them is read off.
+      params: The params, a tree of arrays or :class:`jax.ShapeDtypeStruct`.
+      *args: What else `fn` is called with. Arrays may be given by their shapes; what is
+        no array reaches `fn` as it is.
+      overrides: What is to be used for parameters by their paths, such as
+        `{"encoder/rel_pos": None, "moe/*": ProjectionDimensionNumbers(-2, -1)}`: a
+        spec, a rule of `optax_adamp.layouts`, or None for what is not projected. Keys
+        are exact paths or glob patterns.
+      **kwargs: The same by keyword.
+
+    Returns:
+      The specs, for `dimension_numbers`. The reasons that :func:`describe` shows tell
+      what the program does with a parameter, in which modules, file and line.
+
+    Raises:
+      ValueError: If there are no params, if a parameter is used in ways that do not
+        agree, or goes into an operation that is not known, and no override covers it;
+        and if an override does not fit or matches nothing. What `fn` raises is passed
+        on.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax_adamp
+      >>> def model(params, tokens):
+      ...   x = params["embed"][tokens]
+      ...   heads = jnp.einsum("td,dhk->thk", x, params["query"]) + params["bias"]
+      ...   x = jnp.einsum("thk,hkd->td", heads, params["out"])
+      ...   return x @ params["embed"].T
+      >>> def shape(*sizes):
+      ...   return jax.ShapeDtypeStruct(sizes, jnp.float32)
+      >>> params = {
+      ...   "embed": shape(100, 16),
+      ...   "query": shape(16, 4, 8),
+      ...   "bias": shape(4, 8),
+      ...   "out": shape(4, 8, 16),
+      ... }
+      >>> tokens = jax.ShapeDtypeStruct((7,), jnp.int32)
+      >>> layout = optax_adamp.layouts.from_function(model, params, tokens)
+      >>> for path, spec in layout.items():
+      ...   print(path, spec and spec[:2])
+      bias None
+      embed (1, 0)
+      out ((0, 1), 2)
+      query (0, (1, 2))
+      >>> tx = optax_adamp.adamp(1e-3, dimension_numbers=layout)
+
+    .. seealso::
+      :func:`from_linen`, :func:`from_nnx`, :func:`describe`
+    """
     refuse_model(params, function="from_function")
     leaves = named_leaves(params)
     if not leaves:
@@ -33,6 +111,13 @@ def from_function(
         )
     for names, leaf in leaves:
         check_array(names, leaf, argument="params")
+    for names, count in Counter(names for names, _ in leaves).items():
+        if count > 1 or not names:
+            what = f"{count} at {format_path(names)}" if names else "a lone array"
+            raise ValueError(
+                "from_function needs a path of its own for each parameter, but got "
+                f"{what}. Put them into a dict."
+            )
     readings = read_program(fn, params, args, kwargs)
     parameters = [
         parameter_of(names, leaf, reading)

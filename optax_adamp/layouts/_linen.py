@@ -94,7 +94,7 @@ def from_linen(
     stacked = stacked_axes(init, grown)
     batch_axes = [_known(stacked.get(path)) for path, _ in leaves]
 
-    def apply(params: Any, *args: Any, **kwargs: Any) -> Any:
+    def apply(params: Any, variables: Any, *args: Any, **kwargs: Any) -> Any:
         # What arises at run time, such as batch statistics, may change; params do not.
         return module.apply(
             {**variables, "params": params},
@@ -110,7 +110,7 @@ def from_linen(
         if name not in ("mutable", "capture_intermediates")
     }
     readings = read_program(
-        apply, params, init_args, call_kwargs, batch_axes=batch_axes
+        apply, params, (variables, *init_args), call_kwargs, batch_axes=batch_axes
     )
     parameters = [
         _parameter(path, leaf, made.get(path), stacked.get(path), reading)
@@ -120,7 +120,9 @@ def from_linen(
 
 
 def _known(axes: frozenset[int] | str | None) -> frozenset[int]:
-    return axes if isinstance(axes, frozenset) else frozenset()
+    if axes is None or isinstance(axes, str):
+        return frozenset()
+    return axes
 
 
 def _parameter(

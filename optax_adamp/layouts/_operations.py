@@ -16,6 +16,7 @@ from optax_adamp.layouts._tracks import (
     is_linked,
     map_tracks,
     plain,
+    plain_of,
     unowned,
 )
 
@@ -34,13 +35,13 @@ def _operation(*names: str) -> Callable[[_Function], _Function]:
 
 _ELEMENTWISE = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
-    cbrt ceil clamp complex conj convert_element_type copy copy_p cos cosh cumlogsumexp
-    cummax cummin cumprod cumsum digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge
-    gt igamma igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min
-    mul name ne neg nextafter not optimization_barrier or polygamma pow pvary real
-    reduce_precision regularized_incomplete_beta rem reshard mesh_cast round rsqrt
-    select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical
-    sign sin sinh sqrt square stop_gradient sub tan tanh xor zeta pcast psum psum2
+    cbrt ceil clamp complex conj convert_element_type copy copy_p cos cosh digamma
+    div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac imag
+    integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg
+    nextafter not optimization_barrier or polygamma pow pvary real reduce_precision
+    regularized_incomplete_beta rem reshard mesh_cast round rsqrt
+    sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign
+    sin sinh sqrt square stop_gradient sub tan tanh xor zeta pcast psum psum2
     psum_invariant pmax pmin layout_constraint device_put rev
 """
 
@@ -52,10 +53,36 @@ def _elementwise(operation: Operation, values: list[Value]) -> list[Value]:
         return [_combined(operation, [value], value.shape) for value in values]
     result = _combined(operation, values, shapes[0])
     if operation.name == "eq":
-        result = result._replace(counts=_one_hot(values, shapes[0]))
+        axis = _one_hot(values, shapes[0])
+        result = result._replace(counts=axis, is_one_hot=axis is not None)
+    elif operation.name == "stop_gradient":
+        result = map_tracks(result, lambda track: track._replace(has_gradient=False))
     elif operation.name != "convert_element_type":
         result = result._replace(counts=None)
     return [result]
+
+
+@_operation("select_n")
+def _select_n(operation: Operation, values: list[Value]) -> list[Value]:
+    predicate, *cases = values
+    shape = operation.shapes[0]
+    if not predicate.tracks and all(case.is_weight for case in cases):
+        # A choice among kernels, as an example asks for it.
+        chosen = _combined(operation, cases, shape)
+        varies = _aligned(predicate, shape).varies
+        along = tuple(a or b for a, b in zip(chosen.varies, varies, strict=True))
+        return [chosen._replace(varies=along)]
+    return [_combined(operation, values, shape)]
+
+
+@_operation("cumsum", "cumprod", "cumlogsumexp", "cummax", "cummin")
+def _cumulate(operation: Operation, values: list[Value]) -> list[Value]:
+    value = values[0]
+    along = operation.params["axis"]
+    varies = tuple(v or a == along for a, v in enumerate(value.varies))
+    cumulated = _combined(operation, [value], value.shape)
+    # The sums of a constant are not constant, but those of a weight are a weight.
+    return [cumulated if value.tracks else cumulated._replace(varies=varies)]
 
 
 def _one_hot(values: list[Value], shape: tuple[int, ...]) -> int | None:
@@ -64,7 +91,8 @@ def _one_hot(values: list[Value], shape: tuple[int, ...]) -> int | None:
         value.counts
         for value, other in (values, values[::-1])
         if value.counts is not None
-        and not value.is_data
+        and not value.is_one_hot
+        and other.counts is None
         and len(value.shape) == len(other.shape) == len(shape)
         and not other.varies[value.counts]
     ]
@@ -82,21 +110,37 @@ def _combined(
         if size > 1 and any(value.varies[axis] for value in values)
     }
     is_data = any(value.is_data for value in values)
-    counts = values[0].counts if len(values) == 1 else None
+    is_captured = any(value.is_captured for value in values)
     varies = tuple(axis in along for axis in range(len(shape)))
     tracked = [value for value in values if value.tracks]
     if not tracked:
-        return Value(shape, varies, is_data, counts=counts)
+        if len(values) == 1:
+            return values[0]
+        return Value(shape, varies, is_data, is_captured=is_captured)
     if is_data and any(value.is_data for value in tracked):
         return _rows_combined(operation, values, shape)
     owned = set[int]().union(*(value.owned() for value in tracked))
+    if operation.name in ("add", "add_any", "sub") and _is_biased(tracked):
+        # So it is no kernel, but what comes of an input that is learned.
+        operation.activate(*tracked)
+        return plain(shape, is_data=True)
     if (along < owned if is_data else along <= owned) or len(values) == 1:
         # A mask, or a factor for each channel: still a weight.
         scaled = is_data or any(value.is_scaled for value in tracked)
-        return Value(shape, varies, False, _tracks.merge(tracked), scaled)
+        tracks = _tracks.merge(tracked)
+        return Value(shape, varies, False, tracks, scaled, is_captured)
     operation.combine(*tracked)
     everywhere = along | owned
     return Value(shape, tuple(axis in everywhere for axis in range(len(shape))), True)
+
+
+def _is_biased(values: Sequence[Value]) -> bool:
+    """Whether a product of parameters is added to one with fewer axes."""
+    products = [value for value in values if any(map(is_linked, value.tracks))]
+    others = [value for value in values if value not in products]
+    return bool(products) and any(
+        other.owned() < product.owned() for product in products for other in others
+    )
 
 
 def _rows_combined(
@@ -219,7 +263,8 @@ def _dynamic_slice(operation: Operation, values: list[Value]) -> list[Value]:
             unowned(1) if axis in picked else dimension
             for axis, dimension in enumerate(track.dimensions)
         )
-        return track.became(axes, PICKED)._replace(dimensions=dimensions)
+        track = track._replace(dimensions=dimensions, looked_up=operation.where)
+        return track.became(axes, PICKED)
 
     return [map_tracks(cut, pick)._replace(is_data=True)]
 
@@ -237,8 +282,7 @@ def _cut(value: Value, shape: tuple[int, ...], starts: Sequence[object]) -> Valu
 def _cut_data(operation: Operation, values: list[Value]) -> list[Value]:
     """What is cut out of an array at places that other values tell."""
     operation.combine(*(value for value in values[1:] if value.tracks))
-    is_data = any(value.is_data or value.tracks for value in values)
-    return [plain(operation.shapes[0], is_data=is_data)]
+    return [plain_of(values, operation.shapes[0])]
 
 
 @_operation("pad")
@@ -257,17 +301,67 @@ def _pad(operation: Operation, values: list[Value]) -> list[Value]:
 @_operation("concatenate")
 def _concatenate(operation: Operation, values: list[Value]) -> list[Value]:
     shape, axis = operation.shapes[0], operation.params["dimension"]
+    return [_joined(operation, [_placed(value, axis) for value in values], shape, axis)]
+
+
+@_operation("stack")
+def _stack(operation: Operation, values: list[Value]) -> list[Value]:
+    shape = operation.shapes[0]
+    axis = operation.params["axis"] % len(shape)
+    one = (*shape[:axis], 1, *shape[axis + 1 :])
+    sources: list[int | None] = [*range(len(shape) - 1)]
+    sources.insert(axis, None)
+    values = [_tracks.rearrange(value, sources, one) for value in values]
+    return [_joined(operation, _restacked(values, axis), shape, axis)]
+
+
+def _joined(
+    operation: Operation, values: list[Value], shape: tuple[int, ...], axis: int
+) -> Value:
+    """Values beside each other along an axis."""
     tracked = [value for value in values if value.tracks]
-    is_data = any(value.is_data for value in values)
-    if is_data:
+    if any(value.is_data for value in values):
         operation.combine(*tracked)
-        return operation.data()
+        return operation.data()[0]
     along = [any(vs) for vs in zip(*(value.varies for value in values), strict=True)]
     varies = tuple(
         v or (a == axis and not tracked and shape[a] > 1) for a, v in enumerate(along)
     )
     tracks = _tracks.merge([_tracks.resize(value, shape) for value in tracked])
-    return [Value(shape, varies, False, tracks, any(v.is_scaled for v in tracked))]
+    is_captured = any(value.is_captured for value in values)
+    is_scaled = any(value.is_scaled for value in tracked)
+    return Value(shape, varies, False, tracks, is_scaled, is_captured)
+
+
+def _placed(value: Value, axis: int) -> Value:
+    """Entries that lie beside each other again are not parts of one number."""
+
+    def place(track: Track) -> Track:
+        axes = track.axes_at(axis)
+        kept = {entry for entry in track.selection if entry[0] not in axes}
+        return track._replace(selection=frozenset(kept))
+
+    return map_tracks(value, place)
+
+
+def _restacked(values: list[Value], axis: int) -> list[Value]:
+    """Gives an axis back of which single entries were taken and are stacked again."""
+    parameters = {track.parameter for value in values for track in value.tracks}
+    chosen = {entry for value in values for t in value.tracks for entry in t.selection}
+    axes = {entry[0] for entry in chosen}
+    if len(parameters) != 1 or len(axes) != 1 or len(chosen) != len(values):
+        return values
+    [back] = axes
+
+    def restore(track: Track) -> Track:
+        dimensions = [*track.dimensions]
+        dimensions[axis] = (Part((back,), 1),)
+        gone = frozenset(entry for entry in track.gone if entry[0] != back)
+        return track._replace(
+            dimensions=tuple(dimensions), gone=gone, selection=frozenset()
+        )
+
+    return [map_tracks(value, restore) for value in values]
 
 
 @_operation("dynamic_update_slice", "scatter", "scatter-add", "scatter_add")
@@ -279,8 +373,7 @@ def _update(operation: Operation, values: list[Value]) -> list[Value]:
     if value.is_weight and not any(other.is_data or other.tracks for other in others):
         return [value]
     operation.combine(*(v for v in values if v.tracks))
-    is_data = any(v.is_data or v.tracks for v in values)
-    return [plain(operation.shapes[0], is_data=is_data)]
+    return [plain_of(values, operation.shapes[0])]
 
 
 @_operation("gather")
@@ -327,7 +420,9 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
             else:
                 dimensions[place] = (Part(own, shape[place]),)
         track = track._replace(dimensions=tuple(dimensions))
-        return track.became(rows, PICKED if is_lookup else _tracks.SELECTED)
+        if not is_lookup:
+            return track.became(rows, _tracks.SELECTED)
+        return track.became(rows, PICKED)._replace(looked_up=operation.where)
 
     varies = tuple(axis in free and size > 1 for axis, size in enumerate(shape))
     moved = Value(shape, varies, is_lookup, value.tracks, value.is_scaled)
@@ -377,10 +472,25 @@ def _along_axis(operation: Operation, values: list[Value]) -> list[Value]:
         return operation.data()
     if len(values) > 1 and any(value.tracks for value in values):
         return operation.unknown(values)
-    return [
+    results = [
         _tracks.resize(value, shape)._replace(counts=None)
         for value, shape in zip(values, operation.shapes, strict=True)
     ]
+    if operation.name == "sort":
+        return results
+    lengths = len(operation.params["fft_lengths"])
+    return [_transformed(value, lengths) for value in results]
+
+
+def _transformed(value: Value, axes: int) -> Value:
+    """A Fourier transform over the last axes, or the inverse of one."""
+
+    def note(track: Track) -> Track:
+        last = range(len(value.shape) - axes, len(value.shape))
+        along = frozenset(a for position in last for a in track.axes_at(position))
+        return track._replace(transformed=track.transformed ^ along)
+
+    return map_tracks(value, note)
 
 
 @_operation("dot_general")
@@ -399,16 +509,17 @@ def _product(
     data = operation.data()[0]
     left, right = values
     if not (left.tracks or right.tracks):
-        return data._replace(is_data=left.is_data or right.is_data)
+        return plain_of(values, data.shape)
     sides = [*zip(values, contracting, batch, strict=True)]
     if left.is_weight and right.is_weight:
         return _product_of_weights(operation, sides)
     for (value, reduction, shared), other in zip(sides, (right, left), strict=True):
         if value.is_weight:
-            if other.is_data and [other.counts] == [
-                *contracting[1 if value is left else 0]
-            ]:
+            others_sum = contracting[1 if value is left else 0]
+            if other.is_one_hot and [other.counts] == [*others_sum]:
                 return _row_lookup(operation, sides, value is left)
+            if not (other.is_data or other.is_captured):
+                return _mapped(operation, sides, value is left)
             operation.contract(
                 value,
                 reduction,
@@ -451,48 +562,80 @@ def _contract_rows(
         kept = {*positions} - {*reduction} - {*shared}
         inside = {a for p in kept for a in track.axes_at(p) if rows.shape[p] > 1}
         one = rows._replace(tracks=(track,))
-        if other.is_weight or not inside - picked:
+        summed = {a for p in reduction for a in track.axes_at(p)}
+        if other.is_weight or not inside - picked or summed <= picked:
             operation.combine(one)
         else:
             operation.contract(one, reduction, shared)
+
+
+def _free(side: _Side) -> list[int]:
+    """The axes that a product keeps of one operand alone."""
+    value, reduction, shared = side
+    return [a for a in range(len(value.shape)) if a not in {*reduction, *shared}]
+
+
+def _replaced(
+    operation: Operation, sides: Sequence[_Side], weight_is_left: bool
+) -> Callable[[Track], Track]:
+    """A product in which the axes of the other operand stand for those summed over."""
+    shape = operation.shapes[0]
+    ours, theirs = sides if weight_is_left else sides[::-1]
+    _, summed, shared = ours
+    own = _free(ours)
+    start = len(shared) + (0 if weight_is_left else len(_free(theirs)))
+
+    def move(track: Track) -> Track:
+        axes = tuple(sorted({a for axis in summed for a in track.axes_at(axis)}))
+        dimensions: list[Dimension] = [(Part(axes, size),) for size in shape]
+        for place, axis in enumerate(shared):
+            dimensions[place] = track.dimensions[axis]
+        for place, axis in enumerate(own):
+            dimensions[start + place] = track.dimensions[axis]
+        return track._replace(dimensions=tuple(dimensions))
+
+    return move
 
 
 def _row_lookup(
     operation: Operation, sides: Sequence[_Side], table_is_left: bool
 ) -> Value:
     """A product of one-hot data with a table is a lookup of rows."""
+    table, summed, _ = sides[0 if table_is_left else 1]
+    move = _replaced(operation, sides, table_is_left)
+
+    def pick(track: Track) -> Track:
+        rows = {a for axis in summed for a in track.axes_at(axis)}
+        return move(track)._replace(looked_up=operation.where).became(rows, PICKED)
+
+    tracks = tuple(map(pick, table.tracks))
+    return plain(operation.shapes[0], is_data=True)._replace(tracks=tracks)
+
+
+def _mapped(
+    operation: Operation, sides: Sequence[_Side], weight_is_left: bool
+) -> Value:
+    """A linear map that the program makes itself, such as an interpolation."""
+    ours, theirs = sides if weight_is_left else sides[::-1]
+    weight, summed, shared = ours
     shape = operation.shapes[0]
-    (left, left_sum, left_batch), (right, right_sum, right_batch) = sides
-    table, summed, shared = sides[0 if table_is_left else 1]
-    batch = len(left_batch)
-    left_free = [a for a in range(len(left.shape)) if a not in {*left_sum, *left_batch}]
-    right_free = [
-        a for a in range(len(right.shape)) if a not in {*right_sum, *right_batch}
-    ]
-    own = left_free if table_is_left else right_free
-    start = batch if table_is_left else batch + len(left_free)
-
-    def move(track: Track) -> Track:
-        rows = tuple(sorted({a for axis in summed for a in track.axes_at(axis)}))
-        dimensions: list[Dimension] = [(Part(rows, size),) for size in shape]
-        for place, axis in enumerate(shared):
-            dimensions[place] = track.dimensions[axis]
-        for place, axis in enumerate(own):
-            dimensions[start + place] = track.dimensions[axis]
-        return track.became(rows, PICKED)._replace(dimensions=tuple(dimensions))
-
-    tracks = tuple(map(move, table.tracks))
-    return plain(shape, is_data=True)._replace(tracks=tracks)
+    if not _free(theirs):
+        kept = [axis for axis in range(len(weight.shape)) if axis not in summed]
+        sizes = tuple(weight.shape[axis] for axis in kept)
+        order = [kept.index(axis) for axis in (*shared, *_free(ours))]
+        return _tracks.rearrange(_tracks.reduce(weight, summed, sizes), order, shape)
+    moved = map_tracks(weight, _replaced(operation, sides, weight_is_left))
+    return moved._replace(shape=shape, varies=(False,) * len(shape), counts=None)
 
 
 def _product_of_weights(operation: Operation, sides: Sequence[_Side]) -> Value:
     """A product of parameters: of low rank, or of an input that is learned."""
     (left, left_sum, left_batch), (right, right_sum, right_batch) = sides
+    if any(is_linked(track) for value in (left, right) for track in value.tracks):
+        return operation.unknown([left, right], " with several parameters")[0]
     for index, (value, reduction, shared) in enumerate(sides):
-        if _is_tiled(value, reduction, shared) or (
-            index == 0 and any(map(is_linked, value.tracks))
-        ):
-            # As many copies as there are examples, or a product already.
+        if _is_tiled(value, reduction, shared):
+            # As many copies as there are examples.
             other, other_sum, other_shared = sides[1 - index]
             operation.combine(value)
             operation.contract(other, other_sum, other_shared)
@@ -571,8 +714,7 @@ def _convolution(operation: Operation, values: list[Value]) -> list[Value]:
     left, right = values
     _, kernel, _ = operation.params["dimension_numbers"]
     if not (left.tracks or right.tracks):
-        is_data = left.is_data or right.is_data
-        return [plain(operation.shapes[0], is_data=is_data)]
+        return [plain_of(values, operation.shapes[0])]
     if left.is_weight and not right.tracks:
         return operation.unknown(values, ", whose kernel depends on data")
     operation.combine(left)
@@ -607,8 +749,8 @@ def _scan(operation: Operation, values: list[Value]) -> list[Value]:
     def turn(carry: list[Value]) -> list[Value]:
         return _walk(operation, body, [*fixed, *carry, *stacked])
 
-    carry = operation.program.settle(first, lambda c: turn(c)[:carried])
-    _combine_replaced(operation, first, carry)
+    carry, second = operation.program.settle(first, lambda c: turn(c)[:carried])
+    _combine_replaced(operation, first, second, carry)
     results = turn(carry)
     outputs = [
         _tracks.rearrange(value, [None, *range(len(value.shape))], shape)
@@ -633,19 +775,26 @@ def _while(operation: Operation, values: list[Value]) -> list[Value]:
     def turn(carry: list[Value]) -> list[Value]:
         return _walk(operation, body, [*fixed[1], *carry])
 
-    carry = operation.program.settle(first, turn)
-    _combine_replaced(operation, first, carry)
+    carry, second = operation.program.settle(first, turn)
+    _combine_replaced(operation, first, second, carry)
     _walk(operation, condition, [*fixed[0], *carry])
     turn(carry)
     return carry
 
 
 def _combine_replaced(
-    operation: Operation, first: list[Value], carry: list[Value]
+    operation: Operation,
+    first: list[Value],
+    second: list[Value],
+    carry: list[Value],
 ) -> None:
-    """Parameters that a loop begins with, and then replaces by data."""
-    for before, after in zip(first, carry, strict=True):
-        if not after.tracks:
+    """Parameters that a loop begins with, and then replaces by something else."""
+    for before, after, every in zip(first, second, carry, strict=True):
+        if every.tracks == before.tracks:
+            continue
+        if after.is_weight:
+            operation.unknown([before], ", which changes it")
+        else:
             operation.combine(before)
 
 
@@ -673,6 +822,5 @@ def _all_gather(operation: Operation, values: list[Value]) -> list[Value]:
     if not operation.params["tiled"] and any(value.tracks for value in values):
         return operation.unknown(values, " along a new axis")
     if not operation.params["tiled"]:
-        is_data = any(value.is_data for value in values)
-        return [plain(shape, is_data=is_data) for shape in operation.shapes]
+        return [plain_of(values, shape) for shape in operation.shapes]
     return list(map(_tracks.resize, values, operation.shapes))

@@ -14,7 +14,7 @@ import jax
 from jax.extend import core, source_info_util
 
 from optax_adamp.layouts import _tracks, _uses
-from optax_adamp.layouts._tracks import Track, Value, plain
+from optax_adamp.layouts._tracks import Track, Value, plain, plain_of
 from optax_adamp.layouts._uses import Use
 
 # Functions that are called with what the operation is given, by the name of their body.
@@ -70,7 +70,7 @@ class Program:
             return known[atom]
 
         for var, _ in zip(jaxpr.constvars, consts, strict=True):
-            known[var] = plain(_shape(var), is_data=False)
+            known[var] = plain(_shape(var), is_data=False, is_captured=True)
         for var, value in zip(jaxpr.invars, arguments, strict=True):
             # Inside shard_map an array is a part of what it is outside.
             known[var] = _tracks.resize(value, _shape(var))
@@ -91,16 +91,15 @@ class Program:
 
     def settle(
         self, carry: list[Value], turn: Callable[[list[Value]], list[Value]]
-    ) -> list[Value]:
-        """What a loop carries at every turn, from what it carries at the first."""
+    ) -> tuple[list[Value], list[Value]]:
+        """What a loop carries at every turn, and what it has after the first."""
         was_silent, self._silent = self._silent, True
-        while True:
-            after = list(map(_either, carry, turn(carry)))
-            if after == carry:
-                break
-            carry = after
+        first = after = turn(carry)
+        while (both := list(map(_either, carry, after))) != carry:
+            carry = both
+            after = turn(carry)
         self._silent = was_silent
-        return carry
+        return carry, first
 
 
 class Operation:
@@ -144,7 +143,9 @@ class Operation:
         modules = self._modules()
         while (bare := re.sub(r"\w+\(([^()]*)\)", r"\1", modules)) != modules:
             modules = bare
-        modules = "/".join(filter(None, modules.split("/")))
+        # Of einsum JAX notes the equation there.
+        names = [name for name in modules.split("/") if name and "->" not in name]
+        modules = "/".join(names)
         return " ".join(filter(None, [modules, self._place()])) or "at unknown place"
 
     def _modules(self) -> str:
@@ -175,7 +176,9 @@ class Operation:
         from optax_adamp.layouts._operations import OPERATIONS
 
         if _NOISE.fullmatch(self.name):
-            return [plain(shape, is_data=False) for shape in self.shapes]
+            return [
+                plain(shape, is_data=False, is_captured=True) for shape in self.shapes
+            ]
         if self.name in _CALLS:
             body = self.params.get(_CALLS[self.name])
             if body is not None and _counts(body) == len(values):
@@ -211,8 +214,7 @@ class Operation:
                         track,
                         Use(_uses.CONTRACTED, frozenset(), self.where, problem),
                     )
-        has_data = any(value.is_data or value.tracks for value in values)
-        return [plain(shape, is_data=has_data) for shape in self.shapes]
+        return [plain_of(values, shape) for shape in self.shapes]
 
     def contract(
         self,
@@ -224,8 +226,9 @@ class Operation:
     ) -> None:
         """Notes that axes of a value of parameters are summed over with data."""
         for track in value.tracks:
-            if left_is_input and (track.became_any(_tracks.LINKED_LEFT)):
-                self._record(track, _uses.elementwise(track, self.where))
+            is_input = left_is_input and track.became_any(_tracks.LINKED_LEFT)
+            if is_input or _is_gain(track, value, {*reduction, *batch}):
+                self._record(track, _uses.activation(track, self.where))
             elif track.axes() or not track.summed:
                 use = _uses.contracted(
                     track,
@@ -237,6 +240,12 @@ class Operation:
                 is_transposed = self.is_derivative and self.name == "dot_general"
                 self._record(track, _uses.transposed(use) if is_transposed else use)
 
+    def activate(self, *values: Value) -> None:
+        """Notes that products of parameters are activations."""
+        for value in values:
+            for track in value.tracks:
+                self._record(track, _uses.activation(track, self.where))
+
     def combine(self, *values: Value) -> None:
         """Notes that values of parameters meet data entry by entry."""
         for value in values:
@@ -245,7 +254,18 @@ class Operation:
 
     def _record(self, track: Track, use: Use | None) -> None:
         if use is not None:
-            self.program.record(track.parameter, use._replace(distance=self.distance))
+            distance = max(self.distance, 0 if track.has_gradient else 1)
+            self.program.record(track.parameter, use._replace(distance=distance))
+
+
+def _is_gain(track: Track, value: Value, shared: set[int]) -> bool:
+    """Whether it only multiplies a kernel, the same number for all its outputs."""
+    roles = _tracks.LINKED, _tracks.LINKED_LEFT, _tracks.LINKED_RIGHT
+    return not track.became_any(*roles) and any(
+        not track.axes_at(position)
+        for position in value.owned()
+        if position not in shared
+    )
 
 
 def _either(one: Value, other: Value) -> Value:
@@ -258,7 +278,7 @@ def _either(one: Value, other: Value) -> Value:
         is_data,
         () if is_data else one.tracks,
         one.is_scaled or other.is_scaled,
-        one.counts if one.counts == other.counts else None,
+        one.is_captured or other.is_captured,
     )
 
 

@@ -98,8 +98,8 @@ class _Stacked:
         self, names: Names, shape: Shape
     ) -> tuple[Reading, tuple[int, ...]]:
         """The reading, and all axes that layers are stacked along."""
-        if not self._covers(names):
-            return self._read_layer(names, shape)
+        if not self.covers(names):
+            return self.read_layer(names, shape)
         place = f"layouts.stacked: {format_path(names)}, an array of shape {shape}"
         if not -len(shape) <= self.axis < len(shape):
             raise ValueError(
@@ -108,7 +108,7 @@ class _Stacked:
             )
         axis = self.axis % len(shape)
         layer = shape[:axis] + shape[axis + 1 :]
-        reading, inner = self._read_layer(names, layer)
+        reading, inner = self.read_layer(names, layer)
 
         def shift(axes: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(a + (a >= axis) for a in axes)
@@ -121,15 +121,13 @@ class _Stacked:
         spec = ProjectionDimensionNumbers(shift(reduction), shift(output), view)
         return reading._replace(spec=spec), axes
 
-    def _covers(self, names: Names) -> bool:
+    def covers(self, names: Names) -> bool:
         path = "/".join(names)
         return self.where is None or any(
             path_matches(path, pattern) for pattern in self.where
         )
 
-    def _read_layer(
-        self, names: Names, shape: Shape
-    ) -> tuple[Reading, tuple[int, ...]]:
+    def read_layer(self, names: Names, shape: Shape) -> tuple[Reading, tuple[int, ...]]:
         if isinstance(self.read, _Stacked):
             return self.read.read_with_axes(names, shape)
         return self.read(names, shape), ()

@@ -36,6 +36,11 @@ class Track(NamedTuple):
     gone: frozenset[tuple[int, str]] = frozenset()
     selection: frozenset[tuple[int, object]] = frozenset()  # Which entry of an axis.
     summed: bool = False  # Some of it was added up, or only its size counts.
+    has_gradient: bool = True
+    looked_up: str = ""  # The place where rows were taken out, if they were.
+    transformed: frozenset[int] = (
+        frozenset()
+    )  # Axes of which it is a Fourier transform.
 
     def axes_at(self, position: int) -> set[int]:
         """The parameter's axes in one axis of the value."""
@@ -58,7 +63,8 @@ class Value(NamedTuple):
     """What is known of an intermediate value.
 
     Data are arguments of the program and all that depends on them, and on a use of a
-    parameter with them. What is neither data nor has tracks is constant.
+    parameter with them. What is neither data nor has tracks is constant: made from
+    numbers in the program, or captured, as an array that the function closes over.
     """
 
     shape: Shape
@@ -66,8 +72,9 @@ class Value(NamedTuple):
     is_data: bool = False
     tracks: tuple[Track, ...] = ()
     is_scaled: bool = False  # Parameters times data that differ along fewer axes.
-    # The axis along which a constant counts 0, 1, 2, ..., and data are one-hot.
-    counts: int | None = None
+    is_captured: bool = False
+    counts: int | None = None  # The axis along which it counts 0, 1, 2, ...
+    is_one_hot: bool = False  # Along that axis, instead.
 
     @property
     def is_weight(self) -> bool:
@@ -89,9 +96,20 @@ def unowned(size: int) -> Dimension:
     return (Part((), size),)
 
 
-def plain(shape: Shape, *, is_data: bool) -> Value:
+def plain(shape: Shape, *, is_data: bool, is_captured: bool = False) -> Value:
     """Data or a constant that may differ along all axes."""
-    return Value(shape, tuple(size > 1 for size in shape), is_data)
+    varies = tuple(size > 1 for size in shape)
+    return Value(shape, varies, is_data, is_captured=is_captured)
+
+
+def plain_of(values: Iterable[Value], shape: Shape) -> Value:
+    """What comes of values in a way that nothing is known of."""
+    values = list(values)
+    return plain(
+        shape,
+        is_data=any(value.is_data or value.tracks for value in values),
+        is_captured=any(value.is_captured for value in values),
+    )
 
 
 def of_parameter(index: int, shape: Shape) -> Value:
@@ -124,7 +142,7 @@ def rearrange(value: Value, sources: Sequence[int | None], shape: Shape) -> Valu
         shape=shape,
         varies=tuple(axis is not None and value.varies[axis] for axis in kept),
         tracks=tuple(map(move, value.tracks)),
-        counts=kept.index(value.counts) if value.counts in kept else None,
+        counts=_index(kept, value.counts),
     )
 
 
@@ -245,7 +263,10 @@ def merge(values: Sequence[Value]) -> tuple[Track, ...]:
 
 
 def is_linked(track: Track) -> bool:
-    """Whether the parameter was multiplied with another one, as in `a @ b`."""
+    """Whether the parameter was multiplied with another one, and that is not a kernel.
+
+    So is `a @ b`, but not what is left of it in `w + a @ b`.
+    """
     return track.became_any(LINKED_LEFT, LINKED_RIGHT)
 
 
@@ -259,7 +280,10 @@ def _join(one: Track, other: Track) -> Track | None:
         return _fuller(one, other)
     apart = {axis for axis, _ in one.selection ^ other.selection}
     joined = one.became(apart, REDUCTION) if apart else one
-    return joined._replace(gone=joined.gone | other.gone)
+    return joined._replace(
+        gone=joined.gone | other.gone,
+        has_gradient=one.has_gradient or other.has_gradient,
+    )
 
 
 def _fuller(one: Track, other: Track) -> Track | None:
@@ -293,6 +317,10 @@ def _fold(track: Track) -> Track:
         for axis, role in track.gone
     }
     return track._replace(gone=frozenset(gone))
+
+
+def _index(axes: Sequence[int | None], axis: int | None) -> int | None:
+    return None if axis is None or axis not in axes else axes.index(axis)
 
 
 def _block(dimension: Dimension, size: int) -> Dimension:

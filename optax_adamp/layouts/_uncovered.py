@@ -172,7 +172,7 @@ def _only_broadcasts(names: Names, shape: Shape, owner: str) -> bool:
     return (
         sum(size > 1 for size in shape) < 2  # A gain, such as (1, 1, 1, C).
         or (len(shape) == 3 and shape[0] == 1)  # Positions or a class token.
-        or (len(shape) == 2 and _POSITIONS.search(plain_name(names)) is not None)
+        or _POSITIONS.search(plain_name(names)) is not None
         or (len(shape) == 2 and _is_of_norm(names, owner))
     )
 

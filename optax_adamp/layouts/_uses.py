@@ -15,6 +15,7 @@ CONTRACTED, LOOKED_UP, ELEMENTWISE, RETURNED = (
     "returned as it is",
 )
 _REDUCTION, _OUTPUT, _BATCH = "reduction", "output", "batch"
+_PRODUCT = "it is multiplied with another parameter before it meets data"
 
 
 class Use(NamedTuple):
@@ -54,9 +55,13 @@ def contracted(
         for position in {*range(len(track.dimensions))} - {*reduction} - {*batch}
         for axis in track.axes_at(position)
     }
+    kept -= reduced & _became(track, _tracks.PICKED)
+    problem = "some of its axes are summed before its use" if track.summed else ""
     if left_is_input and _tracks.is_linked(track):
+        if reduced and kept:
+            problem = _PRODUCT
         # The product is an activation: all axes that are left are outputs of a kernel.
-        reduced, shared, kept = set(), set(), reduced | shared | kept
+        reduced, shared, kept = set[int](), set[int](), reduced | shared | kept
     roles: set[tuple[int, str]] = {(axis, _REDUCTION) for axis in reduced}
     roles |= {(axis, _BATCH) for axis in shared}
     roles |= {(axis, _OUTPUT) for axis in kept}
@@ -71,7 +76,6 @@ def contracted(
     known = {axis for axis, _ in roles}
     # What is left are axes of which a single entry was taken: stacks.
     roles |= {(axis, _BATCH) for axis, _ in track.gone if axis not in known}
-    problem = "some of its axes are summed before its use" if track.summed else ""
     return Use(CONTRACTED, frozenset(roles), where, problem)
 
 
@@ -84,29 +88,44 @@ def transposed(use: Use) -> Use:
 
 def looked_up(track: Track, where: str) -> Use:
     """A use of rows of a table, each by its index."""
-    picked = {axis for axis, became in track.gone if became == _tracks.PICKED}
-    batch = {axis for axis, became in track.gone if became == _tracks.BATCH}
-    chosen = {axis for axis, became in track.gone if became == _tracks.SELECTED}
-    rows = track.axes() - picked
+    picked = _became(track, _tracks.PICKED)
+    batch = _became(track, _tracks.BATCH)
+    chosen = _became(track, _tracks.SELECTED)
+    linked = _became(track, _tracks.LINKED, _tracks.LINKED_LEFT, _tracks.LINKED_RIGHT)
+    rows = (track.axes() | linked) - picked
     roles = {(axis, _OUTPUT) for axis in picked}
     roles |= {(axis, _REDUCTION) for axis in rows}
     roles |= {(axis, _BATCH) for axis in batch | (chosen - rows - picked)}
-    return Use(LOOKED_UP, frozenset(roles), where)
+    return Use(LOOKED_UP, frozenset(roles), track.looked_up or where)
 
 
 def elementwise(track: Track, where: str) -> Use | None:
     """A use entry by entry; None for what was summed before, as the norm of a kernel.
 
-    Of two parameters that were multiplied, the left one stands for an input, and the
-    right one for a kernel.
+    Entries of a Fourier transform that are multiplied with data are a convolution.
     """
     if track.summed:
         return None
-    if any(became == _tracks.PICKED for _, became in track.gone):
+    if track.became_any(_tracks.PICKED):
         return looked_up(track, where)
-    if any(became == _tracks.LINKED_RIGHT for _, became in track.gone):
-        return contracted(track, where, reduction=(), left_is_input=True)
+    if track.became_any(_tracks.LINKED_LEFT, _tracks.LINKED_RIGHT):
+        return Use(CONTRACTED, frozenset(), where, _PRODUCT)
+    if track.transformed:
+        positions = range(len(track.dimensions))
+        along = [p for p in positions if track.axes_at(p) & track.transformed]
+        return contracted(track, where, reduction=along)
     return Use(ELEMENTWISE, frozenset(), where)
+
+
+def activation(track: Track, where: str) -> Use | None:
+    """What a product of parameters is if it is no kernel: the left one is an input."""
+    if track.became_any(_tracks.LINKED_RIGHT):
+        return contracted(track, where, reduction=(), left_is_input=True)
+    return None if track.summed else Use(ELEMENTWISE, frozenset(), where)
+
+
+def _became(track: Track, *roles: str) -> set[int]:
+    return {axis for axis, role in track.gone if role in roles}
 
 
 def read(

@@ -1,0 +1,346 @@
+"""`from_function`: what it takes, what it says of its answers, and what it refuses."""
+
+import inspect
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from optax_adamp import ProjectionDimensionNumbers as Spec
+from optax_adamp import adamp, describe
+from optax_adamp.layouts import from_function, output_first
+from programs import floats, indices, read
+
+X = floats(8, 4)
+W = {"w": floats(4, 6)}
+SQUARE = {"w": floats(4, 4)}
+DENSE = ((0,), (1,))
+
+
+def line(fn, text):
+    """Where in this file a function holds the text, as `file.py:line`."""
+    lines, first = inspect.getsourcelines(fn)
+    (offset,) = (offset for offset, one in enumerate(lines) if text in one)
+    return f"test_program.py:{first + offset}"
+
+
+def reasons(fn, params, *data, **kwargs):
+    rows = describe(params, from_function(fn, params, *data, **kwargs))
+    return {row.path: row.why for row in rows}
+
+
+def error(fn, params, *data, **kwargs):
+    with pytest.raises(ValueError, match=r"\S") as raised:
+        from_function(fn, params, *data, **kwargs)
+    return str(raised.value)
+
+
+# Params and arguments
+
+
+def dense_pair(x, first, second):
+    return jnp.tanh(x @ first) @ second.T
+
+
+@pytest.mark.parametrize("container", [list, tuple])
+def test_params_without_names(container):
+    params = container([floats(4, 6), floats(5, 6)])
+    axes = read(lambda params, x: dense_pair(x, *params), params, X)
+    assert axes == {"0": DENSE, "1": ((1,), (0,))}
+
+
+def test_joined_keys():
+    params = {"a/kernel": floats(4, 6), "b/c": {"scale/0": floats(1, 6)}}
+
+    def fn(params, x):
+        return x @ params["a/kernel"] * params["b/c"]["scale/0"]
+
+    assert read(fn, params, X) == {"a/kernel": DENSE, "b/c/scale/0": None}
+
+
+def test_one_array():
+    array = floats(4, 6)
+    (row,) = describe(array, from_function(lambda w, x: x @ w, array, X))
+    assert (row.reduction_axis, row.output_axis) == DENSE
+
+
+def test_state_of_nnx():
+    class Model(nnx.Module):
+        def __init__(self):
+            self.dense = nnx.Linear(4, 6, rngs=nnx.Rngs(0))
+            self.norm = nnx.LayerNorm(6, rngs=nnx.Rngs(0))
+            self.own = nnx.Param(jnp.ones((2, 5, 6)))
+
+        def __call__(self, x):
+            return jnp.einsum("bi,hoi->bho", self.norm(self.dense(x)), self.own[...])
+
+    graphdef, params = nnx.split(Model(), nnx.Param)
+    axes = read(lambda params, x: nnx.merge(graphdef, params)(x), params, X)
+    assert axes == {
+        "dense/kernel": DENSE,
+        "dense/bias": None,
+        "norm/scale": None,
+        "norm/bias": None,
+        "own": ((2,), (0, 1)),
+    }
+
+
+def test_module_of_equinox():
+    model = eqx.nn.MLP(4, 6, 5, 1, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_array)
+
+    def fn(params, x):
+        return jax.vmap(eqx.combine(params, static))(x)
+
+    axes = read(fn, params, X)
+    assert axes == {
+        "layers/0/weight": ((1,), (0,)),
+        "layers/0/bias": None,
+        "layers/1/weight": ((1,), (0,)),
+        "layers/1/bias": None,
+    }
+
+
+def test_arrays_are_read_as_their_shapes():
+    params = {"w": jnp.ones((4, 6)), "bias": np.ones((1, 6), np.float32)}
+
+    def fn(params, x, factor=1.0):
+        return x @ params["w"] * factor + params["bias"]
+
+    for data in (X, jnp.ones((8, 4)), np.ones((8, 4), np.float32)):
+        assert read(fn, params, data, factor=2.0) == {"w": DENSE, "bias": None}
+
+
+def test_arguments_that_are_no_arrays_reach_the_function():
+    def fn(params, x, mode, *, train):
+        assert mode == "logits"
+        return x @ params["w"] if train else params["w"] @ x
+
+    assert read(fn, W, X, "logits", train=True) == {"w": DENSE}
+
+
+def test_keys():
+    def fn(params, x, key):
+        return x * jax.random.bernoulli(key, 0.5, x.shape) @ params["w"]
+
+    assert read(fn, W, X, jax.random.key(0)) == {"w": DENSE}
+
+
+def test_outputs_may_be_anything():
+    def fn(params, x):
+        return {"loss": jnp.sum(x @ params["w"]), "aux": (x, None, params["w"])}
+
+    assert read(fn, W, X) == {"w": DENSE}
+
+
+def test_nothing_is_computed():
+    """Each of these arrays would take terabytes."""
+    params = {"table": floats(10**6, 10**6), "w": floats(10**6, 10**6)}
+
+    def fn(params, tokens):
+        return params["table"][tokens] @ params["w"].T @ params["w"].T
+
+    axes = read(fn, params, indices(10**6))
+    assert axes == {"table": ((1,), (0,)), "w": ((1,), (0,))}
+
+
+def test_layout_is_what_the_optimizer_takes():
+    params = {"w": jnp.ones((4, 6)), "scale": jnp.ones((2, 6))}
+
+    def fn(params, x):
+        return x @ params["w"] * params["scale"][:, None]
+
+    layout = from_function(fn, params, X)
+    tx = adamp(0.1, dimension_numbers=layout)
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+
+
+# Reasons
+
+
+def named(params, x):
+    with jax.named_scope("Block"), jax.named_scope("mlp"):
+        hidden = x @ params["w"]
+    return hidden + params["bias"]
+
+
+def test_reason_says_what_the_program_does_and_where():
+    why = reasons(named, W | {"bias": floats(1, 6)}, X)
+    assert why["w"] == f"contracted and kept, Block/mlp ({line(named, '@')})"
+    assert why["bias"].endswith(f"({line(named, 'bias')})")
+    assert "Block" not in why["bias"]
+
+
+def looked_up(params, tokens):
+    return params["w"][tokens]
+
+
+def test_reason_of_a_lookup():
+    why = reasons(looked_up, W, indices(8))["w"]
+    assert "index" in why
+    assert f"({line(looked_up, 'tokens]')})" in why
+
+
+def alike(params, x):
+    first = jnp.where(x > 0, x, params["a"])
+    second = jnp.where(x > 0, x, params["b"])
+    return first, second
+
+
+def test_reason_of_what_jax_traces_once():
+    """Its own functions are traced for the first line alone that calls them."""
+    why = reasons(
+        alike, {"a": floats(2, 4, 4), "b": floats(2, 4, 4)}, floats(8, 2, 4, 4)
+    )
+    assert f"({line(alike, 'first =')})" in why["a"]
+    assert f"({line(alike, 'second =')})" in why["b"]
+
+
+def scanned(params, x):
+    def layer(x, w):
+        return jnp.tanh(x @ w), None
+
+    with jax.named_scope("layers"):
+        return lax.scan(layer, x, params["w"])[0]
+
+
+def test_reason_inside_a_loop():
+    why = reasons(scanned, {"w": floats(3, 4, 4)}, X)["w"]
+    assert "layers" in why
+    assert f"({line(scanned, 'x @ w')})" in why
+
+
+def test_reason_of_what_is_not_used():
+    why = reasons(lambda params, x: x @ params["w"], W | {"spare": floats(3, 5)}, X)
+    assert "not used" in why["spare"]
+
+
+def test_reason_of_an_override():
+    override = {"w": Spec(1, 0)}
+    why = reasons(lambda params, x: x @ params["w"], W, X, overrides=override)
+    assert why["w"].startswith("override 'w'")
+
+
+# What is refused
+
+
+def forward_and_back(params, x):
+    forward = x @ params["w"]
+    back = x @ params["w"].T
+    return forward + back
+
+
+def test_uses_that_disagree():
+    message = error(forward_and_back, SQUARE, X)
+    assert "from_function" in message
+    assert "w: an array of shape (4, 4)" in message
+    assert line(forward_and_back, "forward = ") in message
+    assert line(forward_and_back, "back = ") in message
+    assert '"w": ' in message
+
+
+def projected_and_shifting(params, x):
+    shifted = x + params["w"]
+    return shifted @ params["w"]
+
+
+def test_uses_of_which_one_is_no_product_disagree():
+    message = error(projected_and_shifting, SQUARE, floats(8, 4, 4))
+    assert line(projected_and_shifting, "x +") in message
+    assert line(projected_and_shifting, "shifted @") in message
+
+
+def block_diagonal(params, x):
+    blocks = params["w"].reshape(2, 2, 6)
+    return jnp.einsum("bhi,hio->bho", x, blocks)
+
+
+def test_axis_with_two_roles():
+    """Of the four rows, two belong to each block: neither all batch nor all inputs."""
+    message = error(block_diagonal, W, floats(8, 2, 2))
+    assert "w: an array of shape (4, 6)" in message
+    assert line(block_diagonal, "einsum") in message
+
+
+def orthogonalized(params, x):
+    q, _ = jnp.linalg.qr(params["nested"]["w"])
+    return x @ q
+
+
+def solved(params, x):
+    return lax.linalg.triangular_solve(params["w"], x, left_side=False)
+
+
+@pytest.mark.parametrize(
+    ("fn", "params", "path", "operation", "where"),
+    [
+        (orthogonalized, {"nested": W}, "nested/w", "qr", "linalg.qr"),
+        (solved, SQUARE, "w", "triangular_solve", "triangular_solve("),
+    ],
+)
+def test_unknown_operation(fn, params, path, operation, where):
+    message = error(fn, params, X)
+    (shape,) = (leaf.shape for leaf in jax.tree.leaves(params))
+    assert f"{path}: an array of shape {shape}" in message
+    assert operation in message
+    assert line(fn, where) in message
+    assert f'"{path}": ProjectionDimensionNumbers(0, 1)' in message
+
+
+@pytest.mark.parametrize("fn", [solved, forward_and_back])
+@pytest.mark.parametrize("spec", [Spec(1, 0), None])
+def test_override_answers_what_the_program_does_not(fn, spec):
+    axes = read(fn, SQUARE, X, overrides={"w": spec})
+    assert axes == {"w": spec and ((1,), (0,))}
+
+
+def test_all_parameters_without_an_answer_are_named_at_once():
+    params = {"a": floats(4, 4), "b": floats(4, 4), "c": floats(4, 4)}
+
+    def fn(params, x):
+        x = solved({"w": params["a"]}, x) @ params["b"]
+        return forward_and_back({"w": params["c"]}, x)
+
+    message = error(fn, params, X)
+    assert '"a": ' in message
+    assert '"b": ' not in message
+    assert '"c": ' in message
+
+
+def test_overrides_by_glob_and_by_rule():
+    params = {"blocks": [W, W], "head": W}
+
+    def fn(params, x):
+        first, second = (block["w"] for block in params["blocks"])
+        return x @ first, x @ second, x @ params["head"]["w"]
+
+    overrides = {"blocks/*": None, "blocks/1/w": Spec(1, 0), "head/w": output_first}
+    assert read(fn, params, X, overrides=overrides) == {
+        "blocks/0/w": None,
+        "blocks/1/w": ((1,), (0,)),
+        "head/w": ((1,), (0,)),
+    }
+
+
+def test_override_that_matches_nothing():
+    message = error(lambda params, x: x @ params["w"], W, X, overrides={"v": None})
+    assert message == (
+        "from_function: the overrides 'v' match no parameter. Correct or remove them."
+    )
+
+
+def test_override_that_does_not_fit_the_shape():
+    fn, override = (lambda params, x: x @ params["w"]), {"w": Spec(0, 2)}
+    message = error(fn, W, X, overrides=override)
+    assert message.startswith("from_function: w, an array of shape (4, 6): axis 2 of ")
+
+
+def test_params_without_arrays():
+    message = error(lambda params, x: x, {}, X)
+    assert "from_function" in message
+    assert "params" in message

@@ -1,0 +1,263 @@
+"""Axes read from products, convolutions and what is done to a kernel before them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from programs import (
+    assert_read_well,
+    assert_read_well_with_captured_data,
+    floats,
+    indices,
+    program,
+)
+
+X = floats(8, 4)
+HEADS = floats(8, 2, 3)
+IMAGES = floats(8, 9, 9, 4)
+MASK = np.tri(4, 6, dtype=np.float32)
+
+
+def unit(array, axis=None):
+    return array / jnp.sqrt(jnp.sum(array**2, axis, keepdims=True) + 1e-6)
+
+
+def convolve(images, kernel, **kwargs):
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        **kwargs,
+    )
+
+
+def transpose_convolve(images, kernel, transpose_kernel):
+    return lax.conv_transpose(
+        images,
+        kernel,
+        (2, 2),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        transpose_kernel=transpose_kernel,
+    )
+
+
+PRODUCTS = {
+    "matmul": program(lambda x, w: x @ w, X, w="r4 o6"),
+    "transposed weight": program(lambda x, w: x @ w.T, X, w="o6 r4"),
+    "weight on the left": program(lambda x, w: w @ x.T, X, w="o6 r4"),
+    "attention query": program(
+        lambda x, w: jnp.einsum("bi,ihs->bhs", x, w), X, w="r4 o2 o3"
+    ),
+    "attention output": program(
+        lambda x, w: jnp.einsum("bhs,hso->bo", x, w), HEADS, w="r2 r3 o6"
+    ),
+    "key and value in one": program(  # Gemma's kv_einsum
+        lambda x, w: jnp.einsum("bi,chis->cbhs", x, w), X, w="o2 o5 r4 o3"
+    ),
+    "batch dimension": program(
+        lambda x, w: jnp.einsum("ebi,eio->ebo", x, w), floats(3, 8, 4), w="b3 r4 o6"
+    ),
+    "batch dimension in the middle": program(
+        lambda x, w: jnp.einsum("bei,ieo->beo", x, w), floats(8, 3, 4), w="r4 b3 o6"
+    ),
+    "stacked matmul": program(lambda x, w: x @ w, floats(3, 8, 4), w="b3 r4 o6"),
+    "groups of tokens": program(
+        lambda x, sizes, w: lax.ragged_dot(x, w, sizes), X, indices(3), w="b3 r4 o6"
+    ),
+}
+
+MOVED = {
+    "transposed by hand": program(
+        lambda x, w: jnp.einsum("bi,his->bhs", x, jnp.transpose(w, (2, 0, 1))),
+        X,
+        w="r4 o3 o2",
+    ),
+    "heads and size merged": program(lambda x, w: x @ w.reshape(4, 6), X, w="r4 o2 o3"),
+    "heads split from size": program(
+        lambda x, w: jnp.einsum("bi,ihs->bhs", x, w.reshape(4, 2, 3)), X, w="r4 o6"
+    ),
+    "heads and size merged in the input": program(
+        lambda x, w: x.reshape(8, 6) @ w.reshape(6, 5), HEADS, w="r2 r3 o5"
+    ),
+    "heads split from size in the input": program(
+        lambda x, w: jnp.einsum("bhs,hso->bo", x, w.reshape(2, 3, 5)), HEADS, w="r6 o5"
+    ),
+    "cast": program(
+        lambda x, w: x.astype("bfloat16") @ w.astype("bfloat16"), X, w="r4 o6"
+    ),
+    "broadcast to the batch": program(
+        lambda x, w: jnp.einsum("bi,bio->bo", x, jnp.broadcast_to(w, (8, 4, 6))),
+        X,
+        w="r4 o6",
+    ),
+    "axis of size one": program(
+        lambda x, w: jnp.einsum("bi,izo->bzo", x, w[:, None]), X, w="r4 o6"
+    ),
+}
+
+FUSED = {
+    "split after the product": program(
+        lambda x, w: jnp.split(x @ w, 3, axis=-1), X, w="r4 o6"
+    ),
+    "sliced after the product": program(
+        lambda x, w: jnp.tanh((x @ w)[:, :2]) * (x @ w)[:, 2:4], X, w="r4 o6"
+    ),
+    "split before the product": program(
+        lambda x, w: [x @ part for part in jnp.split(w, 3, axis=1)], X, w="r4 o6"
+    ),
+    "sliced before the product": program(
+        lambda x, w: (x @ w[:, :2], x @ w[:, 2:]), X, w="r4 o6"
+    ),
+    "sliced along the inputs": program(
+        lambda x, w: x[:, :1] @ w[:1] + x[:, 1:] @ w[1:], X, w="r4 o6"
+    ),
+    "concatenated before the product": program(
+        lambda x, q, k: x @ jnp.concatenate([q, k.T], 1), X, q="r4 o6", k="o5 r4"
+    ),
+    "concatenated along the inputs": program(
+        lambda x, a, b: x @ jnp.concatenate([a, b]), X, a="r3 o6", b="r1 o6"
+    ),
+    "stacked before the product": program(
+        lambda x, q, k: jnp.einsum("bi,pio->pbo", x, jnp.stack([q, k])),
+        X,
+        q="r4 o6",
+        k="r4 o6",
+    ),
+    "queries, keys and values": program(
+        lambda x, w: tuple(jnp.einsum("bi,iphs->pbhs", x, w)), X, w="r4 o3 o2 o5"
+    ),
+    "layers by number": program(
+        lambda x, w: jnp.tanh(jnp.tanh(x @ w[0]) @ w[1]), X, w="b2 r4 o4"
+    ),
+}
+
+
+def standardized(x, w, gain):
+    mean = jnp.mean(w, (0, 1, 2), keepdims=True)
+    variance = jnp.var(w, (0, 1, 2), keepdims=True)
+    return convolve(x, (w - mean) * lax.rsqrt(variance + 1e-6) * gain)
+
+
+def spectrally_normalized(x, state, w):
+    """As in Flax: the state is data, and its new value is returned."""
+    right = unit(state @ w.T)
+    state = unit(right @ w)
+    right, state = map(lax.stop_gradient, (right, state))
+    return x @ (w / (right @ w @ state.T)[0, 0]), state
+
+
+def fake_quantized(x, w):
+    step = jnp.max(jnp.abs(w), 0) / 127
+    return x @ (w + lax.stop_gradient(jnp.round(w / step) * step - w))
+
+
+def divided_by_scalar_of_data(x, w):
+    return x @ (w / jnp.max(jnp.abs(x)))
+
+
+ARITHMETIC = {
+    "weight normalization": program(
+        lambda x, v, g: x @ (unit(v, 0) * g), X, v="r4 o6", g="-6"
+    ),
+    "weight normalization with axes kept": program(
+        lambda x, v, g: x @ (unit(v, 0) * g), X, v="r4 o6", g="-1 -6"
+    ),
+    "weight standardization": program(
+        standardized, IMAGES, w="r3 r3 r4 o6", gain="-1 -1 -1 -6"
+    ),
+    "spectral normalization": program(
+        spectrally_normalized, X, floats(1, 6), w="r4 o6"
+    ),
+    "LoRA after the input": program(
+        lambda x, w, a, b: x @ w + x @ a @ b, X, w="r4 o6", a="r4 o2", b="r2 o6"
+    ),
+    "LoRA in the kernel": program(
+        lambda x, w, a, b: x @ (w + a @ b), X, w="r4 o6", a="r4 o2", b="r2 o6"
+    ),
+    "LoRA on the left": program(
+        lambda x, w, a, b: (w + b @ a) @ x.T, X, w="o6 r4", a="o2 r4", b="o6 r2"
+    ),
+    "mask": program(lambda x, w: x @ (w * MASK), X, w="r4 o6"),
+    "mask by selection": program(
+        lambda x, w: x @ jnp.where(MASK > 0, w, 0), X, w="r4 o6"
+    ),
+    "quantized and back": program(fake_quantized, X, w="r4 o6"),
+    "divided by a scalar of the data": program(divided_by_scalar_of_data, X, w="r4 o6"),
+}
+
+CONVOLUTIONS = {
+    "plain": program(convolve, IMAGES, kernel="r3 r3 r4 o6"),
+    "with the channels first": program(  # as in Equinox
+        lambda x, w: lax.conv_general_dilated(x, w, (1,), "SAME"),
+        floats(8, 4, 9),
+        w="o6 r4 r3",
+    ),
+    "grouped": program(
+        lambda x, w: convolve(x, w, feature_group_count=2), IMAGES, w="r3 r3 r2 o6"
+    ),
+    "depthwise": program(
+        lambda x, w: convolve(x, w, feature_group_count=4), IMAGES, w="r3 r3 r1 o8"
+    ),
+    "depthwise as in Keras": program(
+        lambda x, w: convolve(x, w.reshape(3, 3, 1, 8), feature_group_count=4),
+        IMAGES,
+        w="r3 r3 o4 o2",
+    ),
+    "dilated": program(
+        lambda x, w: convolve(x, w, rhs_dilation=(2, 2)), IMAGES, w="r3 r3 r4 o6"
+    ),
+    "transposed": program(
+        lambda x, w: transpose_convolve(x, w, False), IMAGES, w="r3 r3 r4 o6"
+    ),
+    "transposed with its kernel": program(
+        lambda x, w: transpose_convolve(x, w, True), IMAGES, w="r3 r3 o6 r4"
+    ),
+}
+
+PARTS = {
+    "joined by complex": program(
+        lambda x, w: x @ lax.complex(w[..., 0], w[..., 1]).T, X, w="o6 r4 r2"
+    ),
+    "joined by a product with i": program(
+        lambda x, w: x @ (w[..., 0] + 1j * w[..., 1]).T, X, w="o6 r4 r2"
+    ),
+    "joined from two arrays": program(
+        lambda x, re, im: x @ lax.complex(re, im).T, X, re="o6 r4", im="o6 r4"
+    ),
+}
+
+COMPLEX = {
+    "complex": program(lambda x, w: (x @ w).real, X, w="r4 o6", dtype=jnp.complex64),
+    "conjugated": program(
+        lambda x, w: x @ w.conj().T, X, w="o6 r4", dtype=jnp.complex64
+    ),
+}
+
+TABLES = {
+    "products": PRODUCTS,
+    "moved": MOVED,
+    "fused": FUSED,
+    "arithmetic": ARITHMETIC,
+    "convolutions": CONVOLUTIONS,
+    "parts": PARTS,
+    "complex": COMPLEX,
+}
+CASES = {
+    f"{table}: {name}": case
+    for table, cases in TABLES.items()
+    for name, case in cases.items()
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_axes(name):
+    assert_read_well(CASES[name])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_captured_data_are_data(name):
+    assert_read_well_with_captured_data(CASES[name])

@@ -1,0 +1,192 @@
+"""Axes read from lookups; and what only scales, shifts or joins data has none."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from programs import (
+    assert_read_well,
+    assert_read_well_with_captured_data,
+    floats,
+    indices,
+    program,
+)
+
+TOKENS = indices(8, 5)
+X = floats(8, 5, 4)
+IMAGES = floats(8, 9, 9, 6)
+TABLE = "o9 r4"  # Its rows are vectors.
+
+
+def rows_by_slices(tokens, table):
+    row = jax.vmap(lambda token: lax.dynamic_slice(table, (token, 0), (1, 4))[0])
+    return row(tokens)
+
+
+def tied(tokens, table, w):
+    return jnp.tanh(table[tokens] @ w) @ table.T
+
+
+def one_expert_a_token(x, experts, w):
+    return jnp.einsum("ti,tio->to", x, w[experts])
+
+
+LOOKUPS = {
+    "indexing": program(lambda tokens, table: table[tokens], TOKENS, table=TABLE),
+    "take": program(
+        lambda tokens, table: jnp.take(table, tokens, axis=0), TOKENS, table=TABLE
+    ),
+    "take along the last axis": program(
+        lambda tokens, table: jnp.take(table, tokens, axis=1), TOKENS, table="r4 o9"
+    ),
+    "vmapped slices": program(rows_by_slices, indices(8), table=TABLE),
+    "vmapped indexing": program(
+        lambda tokens, table: jax.vmap(lambda token: table[token])(tokens),
+        indices(8),
+        table=TABLE,
+    ),
+    "one row": program(lambda token, table: table[token], indices(), table=TABLE),
+    "rows of several axes": program(
+        lambda tokens, table: table[tokens], TOKENS, table="o9 r2 r3"
+    ),
+    "weighted sum of rows": program(
+        lambda tokens, weights, table: jnp.einsum("bt,btd->bd", weights, table[tokens]),
+        TOKENS,
+        floats(8, 5),
+        table=TABLE,
+    ),
+    "positions by number": program(
+        lambda x, table: x + table[jnp.arange(5)], X, table=TABLE
+    ),
+    "embedding and logits": program(tied, TOKENS, table=TABLE, w="r4 o4"),
+    # By convention: the same numbers as those of a lookup, hence the same vectors.
+    "one-hot": program(
+        lambda tokens, table: jax.nn.one_hot(tokens, 9) @ table, TOKENS, table=TABLE
+    ),
+    "one expert a token": program(
+        one_expert_a_token, floats(8, 4), indices(8), w="b3 r4 o6"
+    ),
+}
+
+
+def resized_positions(images, positions):
+    """Those of a smaller picture: a product with an array that no data enter."""
+    return images + jax.image.resize(positions, (9, 9, 6), "bilinear")
+
+
+def layer_norm(x, scale, bias):
+    x = x - jnp.mean(x, (-2, -1), keepdims=True)
+    return x * lax.rsqrt(jnp.mean(x**2, (-2, -1), keepdims=True) + 1e-6) * scale + bias
+
+
+def with_class_token(x, token, positions, w):
+    x = jnp.concatenate([jnp.broadcast_to(token, (8, 1, 4)), x], 1)
+    return (x + positions) @ w
+
+
+def learned_queries(x, queries, q, k):
+    """Queries of a perceiver, of which each example gets a copy."""
+    queries = jnp.broadcast_to(queries, (8, 3, 4)) @ q
+    return jnp.einsum("bqd,btd->bqt", queries, x @ k)
+
+
+def gated_recurrent(x, state, w, u, bias):
+    """Keras's GRU, whose inputs and states have a bias each."""
+    inputs = jnp.split(x @ w + bias[0], 3, -1)
+    states = jnp.split(state @ u + bias[1], 3, -1)
+    update, reset = (jax.nn.sigmoid(inputs[i] + states[i]) for i in range(2))
+    return update * state + (1 - update) * jnp.tanh(inputs[2] + reset * states[2])
+
+
+def attention_bias(x, q, bias, k):
+    """The bias meets the queries before the keys: it is added to data first."""
+    queries = jnp.einsum("bti,ihs->bths", x, q) + bias
+    keys = jnp.einsum("bti,ihs->bths", x, k)
+    return jnp.einsum("bths,buhs->bhtu", queries, keys)
+
+
+def gain_in_the_kernel(images, kernel, gain):
+    return lax.conv_general_dilated(
+        images,
+        kernel * gain,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def penalized(x, w, bias, scale):
+    loss = jnp.mean(((x @ w) * scale + bias) ** 2)
+    return loss + 1e-4 * sum(jnp.sum(leaf**2) for leaf in (w, bias, scale))
+
+
+VECTORS = {
+    "bias": program(lambda x, w, bias: x @ w + bias, X, w="r4 o6", bias="-6"),
+    "scale": program(lambda x, scale: jnp.tanh(x * scale), X, scale="-4"),
+    "scale before a product": program(
+        lambda x, w, scale: (x * scale) @ w, X, w="r4 o6", scale="-4"
+    ),
+    "positions": program(
+        lambda x, w, positions: (x + positions) @ w, X, w="r4 o6", positions="-1 -5 -4"
+    ),
+    "first positions of more": program(
+        lambda x, w, positions: (x + positions[:5]) @ w, X, w="r4 o6", positions="-7 -4"
+    ),
+    "positions of a smaller picture": program(
+        resized_positions, IMAGES, positions="-5 -5 -6"
+    ),
+    "class token": program(
+        with_class_token, X, token="-1 -1 -4", positions="-6 -4", w="r4 o6"
+    ),
+    "learned queries": program(
+        learned_queries, X, queries="-3 -4", q="r4 o6", k="r4 o6"
+    ),
+    "group normalization": program(
+        lambda images, scale: jnp.tanh(images * scale), IMAGES, scale="-1 -1 -1 -6"
+    ),
+    "layer normalization over two axes": program(
+        layer_norm, X, scale="-5 -4", bias="-5 -4"
+    ),
+    "slopes": program(
+        lambda images, slope: jnp.where(images > 0, images, slope * images),
+        IMAGES,
+        slope="-9 -9 -6",
+    ),
+    "bias of heads": program(
+        attention_bias, X, q="r4 o2 o3", bias="-2 -3", k="r4 o2 o3"
+    ),
+    "bias of a GRU": program(
+        gated_recurrent,
+        floats(8, 4),
+        floats(8, 6),
+        w="r4 o18",
+        u="r6 o18",
+        bias="-2 -18",
+    ),
+    "gain in the kernel": program(
+        gain_in_the_kernel, IMAGES, kernel="r3 r3 r6 o5", gain="-1 -1 -1 -5"
+    ),
+    "penalty on everything": program(
+        penalized, X, w="r4 o6", bias="-1 -6", scale="-5 -6"
+    ),
+    "not used": program(lambda x, w, unused: x @ w, X, w="r4 o6", unused="-4 -6"),
+}
+
+TABLES = {"lookups": LOOKUPS, "vectors": VECTORS}
+CASES = {
+    f"{table}: {name}": case
+    for table, cases in TABLES.items()
+    for name, case in cases.items()
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_axes(name):
+    assert_read_well(CASES[name])
+
+
+# One captured number chooses the same row at every step: it is no lookup.
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"lookups: one row"}))
+def test_captured_data_are_data(name):
+    assert_read_well_with_captured_data(CASES[name])
