@@ -55,6 +55,8 @@ def test_unet():
             "*conv*/weight": ((1, 2, 3), (0,)),  # (out, in, height, width)
             "*_sampling_blocks/*/weight": ((1, 2, 3), (0,)),  # transposed, too
             "*_sampling_blocks/*/bias": None,
+            "projection/weight": ((1, 2, 3), (0,)),
+            "projection/bias": None,
             "*norm*/*": None,
             "*conv*/bias": None,
         },
