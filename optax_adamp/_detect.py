@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -23,9 +23,9 @@ from optax_adamp._evidence import (
     change_at_threshold,
     evidence_table,
     second_opinion,
-    stack,
     weigh,
 )
+from optax_adamp._grouping import merge, stack
 from optax_adamp._layout import Layout
 from optax_adamp._projection import view_sums
 from optax_adamp._specs import Axes, ProjectionDimensionNumbers, View
@@ -319,13 +319,13 @@ def _perturb(trained: list[_Leaf], seed: int, draw: int) -> list[jax.Array]:
 # Compiled by itself, for all leaves of one shape.
 @functools.partial(jax.jit, static_argnames="axes")
 def _perturb_leaf(weight: jax.Array, key: jax.Array, *, axes: Axes | None) -> jax.Array:
-    dtype = jnp.promote_types(jnp.float32, weight.dtype)
+    dtype = _dtype_of_sums(weight.dtype)
     w = weight.astype(dtype)
     noise = jax.random.normal(key, w.shape, dtype)
     if axes is None:
         # Numbers that must be positive, such as a temperature, stay so.
         factors = jax.random.uniform(key, w.shape, minval=0.5, maxval=1.5)
-        moved = jnp.where(jnp.any(w != 0), w * factors, noise)
+        moved = jnp.where(jnp.any(w != 0), w * factors.astype(dtype), noise)
     else:
         squares = jnp.real(jnp.conj(w) * w)
         channel = jnp.mean(squares, axis=axes.reduction, keepdims=True)
@@ -333,8 +333,14 @@ def _perturb_leaf(weight: jax.Array, key: jax.Array, *, axes: Axes | None) -> ja
         length = math.prod(w.shape[axis] for axis in axes.reduction)
         variance = jnp.where(layer > 0, layer, 1 / length)
         variance = jnp.where(channel > 0, channel, variance)
-        moved = math.sqrt(1 - _NOISE) * w + jnp.sqrt(_NOISE * variance) * noise
+        size = jnp.sqrt(_NOISE * variance).astype(dtype)
+        moved = math.sqrt(1 - _NOISE) * w + size * noise
     return moved.astype(weight.dtype)
+
+
+def _dtype_of_sums(dtype: Any) -> Any:
+    """At least single precision, for dtypes that cannot be promoted as well."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def _sums(
@@ -343,7 +349,7 @@ def _sums(
     """Inner products of one batch, per channel; None for what is not tested."""
     if axes is None:
         return None
-    dtype = jnp.promote_types(jnp.float32, weight.dtype)
+    dtype = _dtype_of_sums(weight.dtype)
     # In JAX the gradient by a complex number is conjugate to the direction of ascent.
     g, w = jnp.conj(grad.astype(dtype)), weight.astype(dtype)
     channel, _ = view_sums(g, g, w, axes)
@@ -378,34 +384,42 @@ def _verify(
     """
     rng = np.random.default_rng(seed)
     unscaled = [
-        jnp.ones(_shape_of_vectors(leaf, "channel"), leaf.array.dtype)
-        for leaf in trained
+        jnp.ones(_shape_of_channels(leaf), leaf.array.dtype) for leaf in trained
     ]
     sums = problem.gradient_sums(*at)
     before = problem.scaled_loss(*at, unscaled)
     precisions: list[Any] = [jnp.finfo(x.dtype).eps for x in (before, *unscaled)]
-    rounding = _ROUNDINGS * float(max(precisions)) * abs(float(before))
+    rounding = _ROUNDINGS * max(map(float, precisions)) * abs(float(before))
     verified = dict(rows)
     for index, leaf in enumerate(trained):
         row = rows[leaf.names]
-        if leaf.axes is None or row.verdict not in ("channel", "layer"):
+        if leaf.axes is None or row.along is None:
             continue
-        factors = rng.choice([0.5, 2.0], size=_shape_of_vectors(leaf, row.verdict))
+        shape = _shape_of_vectors(leaf.array, row.along)
+        factors = rng.choice([0.5, 2.0], size=shape)
         scaled = [*unscaled]
-        scaled[index] = unscaled[index] * jnp.asarray(factors, leaf.array.dtype)
+        # One shape for all views: the loss is compiled once.
+        factors = np.broadcast_to(factors, unscaled[index].shape)
+        scaled[index] = jnp.asarray(factors, leaf.array.dtype)
         change = abs(float(problem.scaled_loss(*at, scaled)) - float(before))
         at_point = stack([sums[index]], leaf.array, leaf.axes)
-        allowed = rounding + change_at_threshold(at_point, row.verdict, delta)
-        verified[leaf.names] = second_opinion(row, change, allowed, abs(float(before)))
+        limit = change_at_threshold(merge(at_point, row.along), delta)
+        verified[leaf.names] = second_opinion(
+            row, change, rounding + limit, abs(float(before))
+        )
     return verified
 
 
-def _shape_of_vectors(leaf: _Leaf, view: str) -> tuple[int, ...]:
-    """The shape of the array, with size one along the vectors of a view."""
-    shape = jnp.shape(leaf.array)
-    if leaf.axes is None:
-        return (1,) * len(shape)
-    along = leaf.axes.reduction + (leaf.axes.output if view == "layer" else ())
+def _shape_of_channels(leaf: _Leaf) -> tuple[int, ...]:
+    """One number a channel, or one for all of what is not tested."""
+    axes = leaf.axes
+    along = range(leaf.array.ndim) if axes is None else axes.reduction
+    return _shape_of_vectors(leaf.array, along)
+
+
+def _shape_of_vectors(array: Any, along: Collection[int]) -> tuple[int, ...]:
+    """The shape of the array, with size one along its vectors."""
+    shape = jnp.shape(array)
     return tuple(1 if axis in along else size for axis, size in enumerate(shape))
 
 
@@ -420,12 +434,16 @@ def _layout(leaves: list[_Leaf], rows: dict[Names, Evidence]) -> DetectedLayout:
         if leaf.axes is None:
             layout.put(leaf.names, None, leaf.why)
             continue
-        spec = None
-        if row.verdict in ("channel", "layer"):
-            spec = ProjectionDimensionNumbers(
-                leaf.axes.reduction,
-                leaf.axes.output,
-                view=cast(View, row.verdict),
-            )
-        layout.put(leaf.names, spec, f"detected: {row.summary}")
+        layout.put(leaf.names, _spec(row, leaf.axes), f"detected: {row.summary}")
     return layout
+
+
+def _spec(row: Evidence, axes: Axes) -> ProjectionDimensionNumbers | None:
+    """What was found, in the axes that were given; a group has axes of its own."""
+    if row.along is None:
+        return None
+    if row.verdict == "group":
+        by = tuple(axis for axis in axes.output if axis not in row.along)
+        return ProjectionDimensionNumbers(row.along, by, view="channel")
+    view = cast(View, row.verdict)
+    return ProjectionDimensionNumbers(axes.reduction, axes.output, view=view)

@@ -16,6 +16,7 @@ from optax_adamp import (
     adamp,
     detect_scale_invariance,
 )
+from optax_adamp._grouping import Sums
 
 INPUTS, CHANNELS, BATCH = 6, 8, 32
 KERNEL = ProjectionDimensionNumbers(-2, -1)
@@ -309,12 +310,14 @@ def test_what_is_not_scale_invariant_is_not_found_by_chance(loss):
 def sums_with(ratios, delta=0.1):
     """One channel of 25 numbers, with cosines of so many thresholds in the batches.
 
-    None is a gradient of zeros.
+    None is a gradient of zeros. The signs alternate, unlike those under a penalty.
     """
     gg = np.array([ratio is not None for ratio in ratios], float)
-    gw = np.array([ratio or 0 for ratio in ratios], float) * delta / 5
+    signs = (-1) ** np.arange(len(ratios))
+    gw = signs * np.array([ratio or 0 for ratio in ratios], float) * delta / 5
     shape = (len(ratios), 1, 1)
-    return _evidence.Sums(gw.reshape(shape), gg.reshape(shape), np.ones(shape), 25, ())
+    gw, gg = gw.reshape(shape), gg.reshape(shape)
+    return Sums(gw, gg, np.ones(shape), 25, (), along=(0,), by=(1,))
 
 
 @pytest.mark.parametrize(

@@ -150,17 +150,16 @@ def test_sums_of_one_batch():
     )
 
 
+@pytest.mark.parametrize(("axes", "shape"), [(AXES, (2, 1, 4)), (None, (1, 1, 1))])
+def test_shape_of_channels(axes, shape):
+    assert _detect._shape_of_channels(leaf(jnp.ones((2, 3, 4)), axes)) == shape
+
+
 @pytest.mark.parametrize(
-    ("array", "axes", "view", "shape"),
-    [
-        (np.ones((2, 3, 4)), AXES, "channel", (2, 1, 4)),
-        (np.ones((2, 3, 4)), AXES, "layer", (2, 1, 1)),
-        (np.ones((2, 3, 4)), None, "layer", (1, 1, 1)),
-        (1.5, None, "channel", ()),
-    ],
+    ("along", "shape"), [((1,), (2, 1, 4)), ((1, 2), (2, 1, 1)), ((), (2, 3, 4))]
 )
-def test_shape_of_vectors(array, axes, view, shape):
-    assert _detect._shape_of_vectors(leaf(array, axes), view) == shape
+def test_shape_of_vectors(along, shape):
+    assert _detect._shape_of_vectors(np.ones((2, 3, 4)), along) == shape
 
 
 @pytest.mark.parametrize(
@@ -195,7 +194,8 @@ def test_losses():
 
 
 def row(verdict, **more):
-    return Evidence("w", (2, 3, 4), verdict, 8, 8, 0.5, 8, 8, 0.5, **more)
+    along = {"channel": (1,), "layer": (1, 2), "group": (0, 1)}.get(verdict)
+    return Evidence("w", (2, 3, 4), verdict, 8, 8, 0.5, 8, 8, 0.5, along, **more)
 
 
 def test_layout_of_what_was_found():
@@ -293,9 +293,10 @@ def test_what_a_second_opinion_is_asked(view, sign, monkeypatch):
         asked.append(arguments)
         return arguments[0]
 
-    def at_threshold(sums, view, delta):
-        np.testing.assert_allclose(sums.ww, np.full((1, 1, 2), 4 * 0.25))
-        return {"channel": 10.0, "layer": 20.0}[view] * delta
+    def at_threshold(sums, delta):
+        number = sums.ww.size
+        np.testing.assert_allclose(sums.ww.ravel(), [2 / number] * number)
+        return {2: 10.0, 1: 20.0}[number] * delta
 
     monkeypatch.setattr(_detect, "second_opinion", opinion)
     monkeypatch.setattr(_detect, "change_at_threshold", at_threshold)

@@ -9,14 +9,13 @@ import pytest
 from optax_adamp._evidence import (
     Evidence,
     Finding,
-    Sums,
     _tail,
     change_at_threshold,
     evidence_table,
     second_opinion,
-    stack,
     weigh,
 )
+from optax_adamp._grouping import Sums, merge, stack
 from optax_adamp._specs import Axes
 
 LENGTH = 25
@@ -26,14 +25,16 @@ INF, NAN = np.inf, np.nan
 def sums(ratios, *, ww=1.0, batch_shape=None):
     """Of channels with these cosines over the threshold, by batch, element, channel.
 
-    NaN stands for a gradient of zeros.
+    NaN stands for a gradient of zeros. Gradients point outwards and inwards in turn, or
+    they would be those of a penalty.
     """
     ratios = np.asarray(ratios, float)
     live = ~np.isnan(ratios)
     ww = np.broadcast_to(ww, ratios.shape)
-    gw = np.where(live, ratios, 0) * 0.1 / math.sqrt(LENGTH) * np.sqrt(ww)
+    signs = (-1.0) ** np.arange(len(ratios))[:, None, None]
+    gw = signs * np.where(live, ratios, 0) * 0.1 / math.sqrt(LENGTH) * np.sqrt(ww)
     shape = ratios.shape[1:2] if batch_shape is None else batch_shape
-    return Sums(gw, live.astype(float), ww, LENGTH, shape)
+    return Sums(gw, live.astype(float), ww, LENGTH, shape, along=(1,), by=(2,))
 
 
 def verdict(ratios, **arguments):
@@ -61,10 +62,14 @@ def test_numbers_of_a_finding():
         layer_passed=7,
         layer_informative=7,
         layer_cosine=pytest.approx(0.75),
+        along=(1,),
+        group_passed=None,
+        group_informative=None,
+        group_cosine=None,
         remark="no gradient in 1 batch",
     )
     # Plain numbers.
-    assert [type(value) for value in finding] == [str, *[int, int, float] * 2, str]
+    assert [type(value) for value in finding[:7]] == [str, *[int, int, float] * 2]
     scaled = weigh(sums(ratios, ww=4.0, batch_shape=()), delta=0.2, eps=1e-8)
     assert scaled.channel_cosine == pytest.approx(0.375)
     # The worst of two batch elements, which each have their own batches.
@@ -170,8 +175,9 @@ def test_verdicts(ratios, expected):
 def test_what_reaches_the_threshold_does_not_pass():
     """Numbers without rounding: the cosine is 1/32, the threshold 1/8 by four."""
     one = np.ones((8, 1, 1))
+    signs = (-one) ** np.arange(8)[:, None, None]
     for cosine, found in ((1 / 32, "neither"), (1 / 64, "channel")):
-        at = Sums(cosine * one, one, one, 16, ())
+        at = Sums(cosine * signs, one, one, 16, (), along=(0,), by=(1,))
         assert weigh(at, delta=1 / 8, eps=1e-8).verdict == found
 
 
@@ -311,13 +317,12 @@ def test_norms_up_to_eps_tell_nothing():
 
 
 def test_change_at_the_threshold():
-    given = Sums(*(np.full((1, 2, 3), v) for v in (9.0, 4.0, 16.0)), LENGTH, (2,))
+    numbers = (np.full((1, 2, 3), v) for v in (9.0, 4.0, 16.0))
+    given = Sums(*numbers, LENGTH, (2,), along=(1,), by=(2,))
 
     expected = math.log(2) * 0.1
-    assert change_at_threshold(given, "channel", 0.1) == pytest.approx(
-        expected * 6 * 8 / 5
-    )
-    assert change_at_threshold(given, "layer", 0.1) == pytest.approx(
+    assert change_at_threshold(given, 0.1) == pytest.approx(expected * 6 * 8 / 5)
+    assert change_at_threshold(merge(given, (1, 2)), 0.1) == pytest.approx(
         expected * 2 * 24 / math.sqrt(75)
     )
 
@@ -334,7 +339,7 @@ def test_probability_of_many_passes():
         assert _tail(passed, 5, 0.2) == pytest.approx(expected)
 
 
-FOUND = Evidence("w", (2, 3), "layer", 0, 8, 2.0, 8, 8, 0.5, remark="so")
+FOUND = Evidence("w", (2, 3), "layer", 0, 8, 2.0, 8, 8, 0.5, (0, 1), remark="so")
 
 
 @pytest.mark.parametrize(
@@ -354,7 +359,10 @@ def test_second_opinion_that_does_not():
     )
     row = second_opinion(FOUND, 2 / 3, 0.5, 2.0)
     assert row == FOUND._replace(
-        verdict="mixed", loss_change=pytest.approx(1 / 3), remark=f"{remark}; so"
+        verdict="mixed",
+        along=None,
+        loss_change=pytest.approx(1 / 3),
+        remark=f"{remark}; so",
     )
     assert second_opinion(FOUND._replace(remark=""), 2 / 3, 0.5, 2.0).remark == remark
 
@@ -374,19 +382,24 @@ def test_sums_of_batches():
 
     stacked = stack(batches, weight, axes)
 
-    expected = np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2).reshape(3, 8)
+    expected = np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2)
     for k, actual in enumerate(stacked[:3]):
         assert actual.dtype == np.float64
         np.testing.assert_array_equal(
             actual, np.stack([expected + 1000 * k, expected + 100 + 1000 * k])
         )
-    assert stacked[3:] == (5, (3,))
+    assert stacked[3:] == (5, (3,), (1,), (0, 3))
     assert stack(batches, weight.astype(np.complex64), axes).length == 10
 
 
 ROWS = [
     FOUND._replace(
-        path="a", verdict="channel", channel_passed=8, layer_passed=5, remark=""
+        path="a",
+        verdict="channel",
+        channel_passed=8,
+        layer_passed=5,
+        along=(0,),
+        remark="",
     ),
     FOUND._replace(path="b", remark="", loss_change=1e-9),
     Evidence("c", (2,), "neither", 1, 7, 3.0, 2, 8, 4.0),
