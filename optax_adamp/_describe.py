@@ -113,8 +113,8 @@ def describe(
       why: the module class, rule, override or spec that decided. A row holds the same
       as plain data, with the attributes `path`, `shape`, `reduction_axis`,
       `output_axis`, `batch_axis`, `channels`, `length`, `batch`, `view`, `why` and
-      `warning`; what does not apply is None. Where the default meets what it may
-      misread, the row is marked with (!), and a note below says what to do.
+      `warning`; what does not apply is None. Where a rule meets what it may misread,
+      the row is marked with (!), and a note below says what to do.
 
     Raises:
       ValueError: If `params` holds no arrays or other things than arrays, and as
@@ -134,7 +134,8 @@ def describe(
       hidden/kernel  (64, 32)   1       32 × 64            auto  default: last axis
       2 of 3 arrays can be projected, with 34,048 of 34,080 parameters.
       (!) May be an embedding, whose rows are its vectors: give it
-          ProjectionDimensionNumbers(1, 0), or use layouts.from_nnx or from_linen.
+          ProjectionDimensionNumbers(1, 0), or let layouts.from_function read the axes
+          from your program.
             embedding
 
       The rows are named tuples:

@@ -4,6 +4,8 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsIndex, TypeVar, overload
 
+from optax_adamp._printable import printable
+
 Row = TypeVar("Row")
 
 
@@ -12,7 +14,7 @@ class Table(Sequence[Row]):
 
     A sequence of its rows, which are named tuples of one type. `print` gives aligned
     text, a notebook an HTML table; booleans, numbers and strings stay as they are in
-    the rows.
+    the rows. What cannot be printed is shown escaped, so that no name breaks a line.
 
     Attributes:
       rows: The rows.
@@ -56,7 +58,7 @@ class Table(Sequence[Row]):
     def __str__(self) -> str:
         columns = [_align(column) for column in _filled_columns(self)]
         lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, *_printable_notes(self)])
 
     __repr__ = __str__
 
@@ -69,7 +71,9 @@ class Table(Sequence[Row]):
         head, *body = zip(*columns, strict=True)
         rows = "".join(row(cells, "td") for cells in body)
         # Line breaks and indents are part of a note.
-        notes = "".join(f"<pre>{html.escape(note)}</pre>" for note in self.notes)
+        notes = "".join(
+            f"<pre>{html.escape(note)}</pre>" for note in _printable_notes(self)
+        )
         return (
             f"<table><thead>{row(head, 'th')}</thead><tbody>{rows}</tbody></table>"
             f"{notes}"
@@ -112,4 +116,9 @@ def _format(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.3g}"
-    return str(value)
+    return printable(str(value))
+
+
+def _printable_notes(table: Table[Any]) -> list[str]:
+    """The notes, with the lines that they are made of."""
+    return ["\n".join(map(printable, note.split("\n"))) for note in table.notes]

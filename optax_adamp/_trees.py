@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optax_adamp._printable import printable
+
 Names = tuple[str, ...]
 
 
@@ -57,7 +59,7 @@ def named_leaves(
 
 def format_path(names: Names) -> str:
     """A path as errors show it, for example `encoder/0/kernel`."""
-    return "/".join(names) or "(root)"
+    return printable("/".join(names) or "(root)")
 
 
 def own_name(names: Names) -> str:

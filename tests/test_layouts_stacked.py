@@ -234,8 +234,6 @@ def test_equal_calls_make_equal_rules():
 @pytest.mark.parametrize(
     "rule",
     [
-        layouts.haiku,
-        layouts.maxtext,
         layouts.output_first,
         layouts.output_last,
         make_rule(),

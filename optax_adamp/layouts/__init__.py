@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from optax_adamp._layout import Layout
 from optax_adamp._lazy import lazy_attributes
 from optax_adamp._rules import Rule, output_last
+from optax_adamp.layouts._from_function import from_function
 from optax_adamp.layouts._haiku import haiku
 from optax_adamp.layouts._maxtext import maxtext
 from optax_adamp.layouts._output_first import output_first
@@ -17,6 +18,7 @@ from optax_adamp.layouts._stacked import stacked
 __all__ = [
     "Layout",
     "Rule",
+    "from_function",
     "from_linen",
     "from_nnx",
     "haiku",

@@ -1,25 +1,17 @@
 """From what is known of each parameter to a layout; nothing is guessed."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from optax_adamp._layout import Layout
+from optax_adamp._printable import printable
 from optax_adamp._rules import Reading, Rule, Shape
 from optax_adamp._specs import count_from_front, is_spec
 from optax_adamp._trees import path_matches
+from optax_adamp.layouts._uncovered import Parameter, join, uncovered_message
 
 # A path (or a glob of paths) to what stands there: a spec, a rule, or None.
 Overrides = Mapping[str, Any]
-
-
-class Parameter(NamedTuple):
-    """One parameter of a model and what its module says of it."""
-
-    path: tuple[Any, ...]  # The keys of the params' tree, integers included.
-    shape: Shape
-    reading: Reading | None  # None: no rule covers it.
-    owner: str  # The class of the module that holds it, for errors.
-    problem: str = ""  # Why no rule covers it, if there is more to say.
 
 
 def build_layout(
@@ -39,9 +31,10 @@ def build_layout(
     overrides = overrides or {}
     unused = set(overrides)
     layout = Layout()
+    parameters = list(parameters)
     uncovered: list[Parameter] = []
     for parameter in parameters:
-        path = "/".join(map(str, parameter.path))
+        path = join(parameter.path)
         matching = [pattern for pattern in overrides if path_matches(path, pattern)]
         unused.difference_update(matching)
         reading = _override(path, parameter.shape, overrides, matching)
@@ -50,11 +43,13 @@ def build_layout(
             uncovered.append(parameter)
             continue
         if reading.spec is not None:
-            place = f"{function}: {path}, an array of shape {parameter.shape}"
+            place = (
+                f"{function}: {printable(path)}, an array of shape {parameter.shape}"
+            )
             count_from_front(reading.spec, parameter.shape, place)
         layout.put(parameter.path, reading.spec, reading.why)
     if uncovered:
-        raise ValueError(_uncovered_message(uncovered, function))
+        raise ValueError(uncovered_message(uncovered, parameters, function))
     if unused:
         raise ValueError(
             f"{function}: the overrides {', '.join(map(repr, sorted(unused)))} match "
@@ -74,8 +69,8 @@ def _override(
     first, *others = (overrides[pattern] for pattern in patterns)
     if any(other != first for other in others):
         raise ValueError(
-            f"overrides: {' and '.join(map(repr, patterns))} both match {path} and "
-            "differ. Give it one, or name its exact path."
+            f"overrides: {' and '.join(map(repr, patterns))} both match "
+            f"{printable(path)} and differ. Give it one, or name its exact path."
         )
     why = f"override {patterns[0]!r}"
     if isinstance(first, Rule):
@@ -87,32 +82,3 @@ def _override(
             f"of optax_adamp.layouts or None, but got {first!r}."
         )
     return Reading(first, why)
-
-
-def _uncovered_message(uncovered: list[Parameter], function: str) -> str:
-    lines = [
-        f"  {'/'.join(map(str, parameter.path))}: an array of shape {parameter.shape} "
-        f"of {parameter.owner}{parameter.problem and ': ' + parameter.problem}"
-        for parameter in uncovered
-    ]
-    entries = [
-        f'    "{"/".join(map(str, parameter.path))}": {_suggestion(parameter.shape)},'
-        for parameter in uncovered
-    ]
-    return "\n".join(
-        [
-            f"{function} does not know which axes form a channel in these parameters:",
-            *lines,
-            "Say it for each, a spec or None for what is not projected, by adding this "
-            "with the axes corrected:",
-            "overrides={",
-            *entries,
-            "}",
-        ]
-    )
-
-
-def _suggestion(shape: Shape) -> str:
-    reduction, output = tuple(range(len(shape) - 1)), len(shape) - 1
-    axes = reduction[0] if len(reduction) == 1 else reduction
-    return f"ProjectionDimensionNumbers({axes}, {output})"

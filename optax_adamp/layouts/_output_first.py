@@ -6,10 +6,11 @@ The first axis is the output and all others are reduced. That is right for `Line
 `SpectralNorm`. What has fewer than two axes is not projected, nor are biases, those of
 convolutions, (out, 1, 1), included.
 
-Neither name nor shape tells the `weight` of a `LayerNorm` or `RMSNorm` over several
-axes from that of a `Linear`: give it None in a tree. For layers stacked by
-`eqx.filter_vmap` there is `layouts.stacked`. PyTorch's own transposed convolutions,
-(in, out / groups, *k), are read by their first axis too, as the published package does.
+Neither shape nor, often, name tells the `weight` of a `LayerNorm` or `RMSNorm` over
+several axes from that of a `Linear`: give it None in a tree. For layers stacked by
+`eqx.filter_vmap` there is `layouts.stacked`. Where a name or a shape speaks for either,
+`describe` warns. PyTorch's own transposed convolutions, (in, out / groups, *k), are
+read by their first axis too, as the published package does.
 
 Read off the layers of Equinox 0.13 (https://docs.kidger.site/equinox/api/nn/linear/).
 
@@ -23,26 +24,40 @@ Example:
   >>> tx = optax_adamp.adamp(1e-3, dimension_numbers=layouts.output_first)
 """
 
-from optax_adamp._rules import Reading, Rule, Shape, without_channels
-from optax_adamp._specs import ProjectionDimensionNumbers
-from optax_adamp._trees import Names, own_name
+import math
 
-# The second bias of `GRUCell` and the slope of `PReLU`.
-_UNPROJECTED_NAMES = ("bias_n", "negative_slope")
+from optax_adamp._rules import (
+    Reading,
+    Rule,
+    Shape,
+    doubt_in_channels,
+    doubt_in_convolution,
+    plain_name,
+    without_channels,
+)
+from optax_adamp._specs import ProjectionDimensionNumbers
+from optax_adamp._trees import Names
 
 
 def _read_output_first(names: Names, shape: Shape) -> Reading:
     if reason := without_channels(names, shape):
         return Reading(None, reason)
-    name = own_name(names)
-    if name in _UNPROJECTED_NAMES:
-        return Reading(None, f"named {name}")
     # `WeightNorm` holds the lengths of the channels: (out, 1, ...), or with another
     # axis than the first (1, in, ...).
-    if name == "g" and sum(size > 1 for size in shape) < 2:
+    if plain_name(names) == "g" and sum(size != 1 for size in shape) < 2:
         return Reading(None, "named g, one number per channel")
     axes = tuple(range(len(shape)))
-    return Reading(ProjectionDimensionNumbers(axes[1:], axes[0]), "first axis")
+    spec = ProjectionDimensionNumbers(axes[1:], axes[0])
+    return Reading(spec, "first axis", _doubt_in_output_first(names, shape))
+
+
+def _doubt_in_output_first(names: Names, shape: Shape) -> str:
+    """Why the first axis may not be the output; changes no step."""
+    # A layer with one input has such a weight, too.
+    weights = ("weight", "weights") if len(shape) == 2 else ()
+    return doubt_in_channels(
+        names, math.prod(shape[1:]), weights
+    ) or doubt_in_convolution(names, shape[1], shape[2:], channels="the first")
 
 
 output_first = Rule("layouts.output_first", _read_output_first)

@@ -5,7 +5,13 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optax_adamp._rules import Reading, Rule, Shape, without_channels
+from optax_adamp._rules import (
+    Reading,
+    Rule,
+    Shape,
+    doubt_without_name,
+    without_channels,
+)
 from optax_adamp._specs import ProjectionDimensionNumbers, count_from_front, is_spec
 from optax_adamp._trees import Names, format_path, path_matches
 
@@ -52,50 +58,81 @@ def stacked(rule: Any, axis: int = 0, where: str | Sequence[str] | None = None) 
     told = f", where={list(patterns)}" if patterns else ""
     return Rule(
         f"layouts.stacked({rule}, axis={axis}{told})",
-        _ReadStacked(rule.read, axis, None if where is None else patterns),
+        _Stacked(rule.read, axis, None if where is None else patterns),
         patterns + rule.patterns,
     )
+
+
+def stacked_along(axes: Sequence[int]) -> str:
+    """What tables say of an array with layers along these axes of it.
+
+    Example:
+      >>> stacked_along([1, 0])
+      'stacked along axes 0, 1'
+    """
+    number = "axis" if len(axes) == 1 else "axes"
+    return f"stacked along {number} {', '.join(map(str, sorted(axes)))}"
 
 
 def read_stacked(
     read: Callable[[Names, Shape], Reading], axis: int, names: Names, shape: Shape
 ) -> Reading:
     """What `read` says of one layer, for a stack of them."""
-    place = f"{format_path(names)}, an array of shape {shape}"
-    if not -len(shape) <= axis < len(shape):
-        raise ValueError(
-            f"layouts.stacked: {place}, has no axis {axis} that layers could be "
-            "stacked along. Tell the paths of what is stacked by `where`."
-        )
-    axis %= len(shape)
-    layer = shape[:axis] + shape[axis + 1 :]
-    reading = read(names, layer)
-    if reading.spec is None:
-        return reading
-    place = f"layouts.stacked: {place}, without axis {axis}"
-    reduction, output, view, *_ = count_from_front(reading.spec, layer, place)
-
-    def shift(axes: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(a + (a >= axis) for a in axes)
-
-    spec = ProjectionDimensionNumbers(shift(reduction), shift(output), view)
-    return reading._replace(spec=spec, why=f"{reading.why}, stacked along axis {axis}")
+    return _Stacked(read, axis, None)(names, shape)
 
 
 # Classes rather than closures: equal arguments make equal rules, which can be pickled.
 @dataclasses.dataclass(frozen=True)
-class _ReadStacked:
+class _Stacked:
     read: Callable[[Names, Shape], Reading]
     axis: int
     where: tuple[str, ...] | None
 
     def __call__(self, names: Names, shape: Shape) -> Reading:
+        reading, axes = self.read_with_axes(names, shape)
+        if reading.spec is None or not axes:
+            return reading
+        return reading._replace(why=f"{reading.why}, {stacked_along(axes)}")
+
+    def read_with_axes(
+        self, names: Names, shape: Shape
+    ) -> tuple[Reading, tuple[int, ...]]:
+        """The reading, and all axes that layers are stacked along."""
+        if not self._covers(names):
+            return self._read_layer(names, shape)
+        place = f"layouts.stacked: {format_path(names)}, an array of shape {shape}"
+        if not -len(shape) <= self.axis < len(shape):
+            raise ValueError(
+                f"{place}, has no axis {self.axis} that layers could be stacked along. "
+                "Tell the paths of what is stacked by `where`."
+            )
+        axis = self.axis % len(shape)
+        layer = shape[:axis] + shape[axis + 1 :]
+        reading, inner = self._read_layer(names, layer)
+
+        def shift(axes: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(a + (a >= axis) for a in axes)
+
+        axes = (axis, *shift(inner))
+        if reading.spec is None:
+            return reading, axes
+        place = f"{place}, without axis {axis}"
+        reduction, output, view, *_ = count_from_front(reading.spec, layer, place)
+        spec = ProjectionDimensionNumbers(shift(reduction), shift(output), view)
+        return reading._replace(spec=spec), axes
+
+    def _covers(self, names: Names) -> bool:
         path = "/".join(names)
-        if self.where is not None and not any(
+        return self.where is None or any(
             path_matches(path, pattern) for pattern in self.where
-        ):
-            return self.read(names, shape)
-        return read_stacked(self.read, self.axis, names, shape)
+        )
+
+    def _read_layer(
+        self, names: Names, shape: Shape
+    ) -> tuple[Reading, tuple[int, ...]]:
+        if isinstance(self.read, _Stacked):
+            return self.read.read_with_axes(names, shape)
+        return self.read(names, shape), ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +143,7 @@ class _ReadSpec:
         # As with any spec that covers many parameters.
         if absence := without_channels(names, shape):
             return Reading(None, absence)
-        return Reading(self.spec, "spec")
+        return Reading(self.spec, "spec", doubt_without_name(names))
 
 
 def _rule_of_spec(spec: Any) -> Rule:

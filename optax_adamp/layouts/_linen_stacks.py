@@ -1,0 +1,211 @@
+"""Which axes lifted transforms add to the parameters of a Flax Linen module.
+
+A program cannot tell an ensemble under `nn.vmap` from heads: its axis is kept. The
+transforms know. `init` runs on shapes, and every module is asked for the shapes of its
+parameters when one of its methods returns. Where the whole array has more axes, `init`
+runs once more, with a witness beside the array: a second one with sizes of our choice,
+which goes the same way, and whose shape tells where each axis is.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from optax_adamp._rules import Shape
+from optax_adamp._trees import Names, named_leaves
+from optax_adamp.layouts._build import full_name
+
+
+class Made(NamedTuple):
+    """A parameter as the module that holds it made it."""
+
+    shape: Shape  # Without the axes that lifted transforms add.
+    owner: str
+
+
+# Which axis of the whole array each axis of the unstacked one has become.
+_Places = tuple[int, ...]
+
+_runs = itertools.count()
+
+
+class Init(NamedTuple):
+    """A call of `init`, to be run on shapes."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self, interceptor: Callable[..., Any]) -> Any:
+        """The shapes of the variables."""
+        arguments = self.args, self.kwargs
+        leaves = jax.tree.leaves(arguments)
+        treedef: Any = jax.tree.structure(arguments)
+        is_shape = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves]
+        shapes = [leaf for leaf, hit in zip(leaves, is_shape, strict=True) if hit]
+
+        def init(*arrays: Any) -> Any:
+            given = iter(arrays)
+            filled = [
+                next(given) if hit else leaf
+                for leaf, hit in zip(leaves, is_shape, strict=True)
+            ]
+            args, kwargs = jax.tree.unflatten(treedef, filled)
+            key = jax.random.key(0)
+            # nn.jit would not run a module again that it has traced before. A stream
+            # of random numbers with a new name keeps it from finding its old trace.
+            rngs = {"params": key, f"optax_adamp_{next(_runs)}": key}
+            with nn.intercept_methods(interceptor):
+                return self.module.init(rngs, *args, **kwargs)
+
+        return jax.eval_shape(init, *shapes)
+
+
+def observe(init: Init) -> tuple[dict[Names, Made], Any]:
+    """Runs `init` as it is: what each module makes, and the variables in the end."""
+    made: dict[Names, Made] = {}
+
+    def interceptor(
+        next_fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: Any,
+    ) -> Any:
+        result = next_fun(*args, **kwargs)
+        module = context.module
+        # Flax tries the methods of some modules out beforehand, with nothing there.
+        if module.scope is not None and module.is_initializing():
+            params = nn.meta.unbox(module.variables.get("params"))
+            for names, value in named_leaves(params):
+                # What was not seen further inside is this module's own.
+                path = (*module.path, *names)
+                made.setdefault(path, Made(jnp.shape(value), _owner(module)))
+        return result
+
+    return made, nn.meta.unbox(init.run(interceptor))
+
+
+def _owner(module: nn.Module) -> str:
+    """The class of a module, not the one that a lifted transform made of it."""
+    lifted = nn.vmap.__module__
+    cls = next(cls for cls in type(module).__mro__ if cls.__module__ != lifted)
+    return full_name(cls)
+
+
+def stacked_axes(
+    init: Init, shapes: dict[Names, Shape]
+) -> dict[Names, frozenset[int] | str]:
+    """The axes that were added to some parameters, or why that is not known.
+
+    Args:
+      init: The call of `init`.
+      shapes: Those of the whole arrays.
+    """
+    found: dict[Names, frozenset[int] | str] = {}
+    for path, places in _follow(init, shapes).items():
+        every = range(len(shapes[path]))
+        found[path] = (
+            f"its axes were lost in a lifted transform ({places})"
+            if isinstance(places, str)
+            else frozenset(every).difference(places)
+        )
+    return found
+
+
+class _Witnessed(nn.meta.AxisMetadata[Any]):
+    """An array with a witness of what happens to it; a box, as Flax calls it."""
+
+    def __init__(self, value: Any, witness: Any):
+        self.value = value
+        self.witness = witness
+
+    def unbox(self) -> Any:
+        return self.value
+
+    def replace_boxed(self, val: Any) -> "_Witnessed":
+        return _Witnessed(val, self.witness)
+
+    # A box of the user, which may be inside, wants to know of new axes.
+    def add_axis(self, index: int, params: dict[Any, Any]) -> "_Witnessed":
+        return self.replace_boxed(nn.meta.add_axis(self.value, index, params))
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> "_Witnessed":
+        return self.replace_boxed(nn.meta.remove_axis(self.value, index, params))
+
+
+jax.tree_util.register_pytree_with_keys(
+    _Witnessed,
+    # SpectralNorm reads paths, and knows but this type of key.
+    lambda box: (
+        [
+            (jax.tree_util.DictKey("value"), box.value),
+            (jax.tree_util.DictKey("witness"), box.witness),
+        ],
+        None,
+    ),
+    lambda _, children: _Witnessed(*children),
+)
+
+
+def _follow(init: Init, shapes: dict[Names, Shape]) -> dict[Names, _Places | str]:
+    """Where the axes of some parameters have gone, or why that is not known."""
+    if not shapes:
+        return {}
+    try:
+        return _run_with_witnesses(init, shapes)
+    except Exception as error:
+        # The same call went through before, but some function that transforms the
+        # variables takes no boxes. It must not spoil what others can tell.
+        if len(shapes) > 1:
+            each = [_follow(init, {path: shape}) for path, shape in shapes.items()]
+            return {path: places for one in each for path, places in one.items()}
+        message = str(error).partition("\n")[0]
+        return dict.fromkeys(shapes, f"{type(error).__name__}: {message}")
+
+
+def _run_with_witnesses(
+    init: Init, shapes: dict[Names, Shape]
+) -> dict[Names, _Places | str]:
+    def interceptor(
+        next_fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: Any,
+    ) -> Any:
+        result = next_fun(*args, **kwargs)
+        module = context.module
+        if module.scope is None or not module.is_initializing():
+            return result
+        for name, value in module.variables.get("params", {}).items():
+            shape = shapes.get((*module.path, name))
+            if shape is not None and not isinstance(value, _Witnessed):
+                axes = jnp.ndim(nn.meta.unbox(value))
+                witness = jnp.zeros(_witness_sizes(axes, shape))
+                module.put_variable("params", name, _Witnessed(value, witness))
+        return result
+
+    def is_witnessed(node: Any) -> bool:
+        return isinstance(node, _Witnessed)
+
+    boxes = dict(named_leaves(init.run(interceptor)["params"], is_leaf=is_witnessed))
+    return {path: _places(boxes.get(path), shape) for path, shape in shapes.items()}
+
+
+def _witness_sizes(axes: int, shape: Shape) -> Shape:
+    """A size for each axis that no axis of the whole array has."""
+    sizes = (size for size in itertools.count(2) if size not in shape)
+    return tuple(itertools.islice(sizes, axes))
+
+
+def _places(box: Any, shape: Shape) -> _Places | str:
+    """Where each axis of the unstacked array is in the whole one."""
+    witness = jnp.shape(box.witness) if isinstance(box, _Witnessed) else ()
+    axes = sum(size not in shape for size in witness)
+    sizes = _witness_sizes(axes, shape)
+    if len(witness) != len(shape) or not {*sizes} <= {*witness}:
+        return "it was replaced"
+    return tuple(map(witness.index, sizes))

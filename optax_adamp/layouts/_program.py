@@ -1,0 +1,309 @@
+"""Follows the parameters of a program to the operations that use them.
+
+The program is a jaxpr, JAX's list of primitive operations. Those that only move or
+combine parameters are followed (`_operations`), calls and loops are walked inside, and
+an operation with data is a use, which tells what each axis is for.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.extend import core, source_info_util
+
+from optax_adamp.layouts import _tracks, _uses
+from optax_adamp.layouts._tracks import Track, Value, plain
+from optax_adamp.layouts._uses import Use
+
+# Functions that are called with what the operation is given, by the name of their body.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
+    "shard_map": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "custom_lin": "call_jaxpr",
+}
+# What depends on a key alone is noise, no matter where the key comes from.
+_NOISE = re.compile("random_.*|threefry2x32|rng_.*")
+
+
+class Program:
+    """What is found out while walking a program.
+
+    Attributes:
+      uses: Of each parameter.
+    """
+
+    def __init__(self, parameters: int):
+        self.uses: list[list[Use]] = [[] for _ in range(parameters)]
+        self._silent = False  # While it is not yet known what a loop carries.
+
+    def walk(
+        self,
+        jaxpr: core.Jaxpr,
+        consts: Sequence[Any],
+        arguments: Sequence[Value],
+        *,
+        caller: "Operation | None" = None,
+    ) -> list[Value]:
+        """What is known of the results of a jaxpr.
+
+        Args:
+          jaxpr: The program.
+          consts: Arrays that it holds.
+          arguments: What is known of its arguments.
+          caller: The operation that it is the body of.
+        """
+        known: dict[Any, Value] = {}
+
+        def value_of(atom: Any) -> Value:
+            if isinstance(atom, core.Literal):
+                return Value(_shape(atom), (False,) * len(_shape(atom)))
+            return known[atom]
+
+        for var, _ in zip(jaxpr.constvars, consts, strict=True):
+            known[var] = plain(_shape(var), is_data=False)
+        for var, value in zip(jaxpr.invars, arguments, strict=True):
+            # Inside shard_map an array is a part of what it is outside.
+            known[var] = _tracks.resize(value, _shape(var))
+        wanted = _with_gradient(jaxpr)
+        for index, equation in enumerate(jaxpr.eqns):
+            operation = Operation(self, equation, caller, index in wanted)
+            values = [value_of(atom) for atom in equation.invars]
+            for var, value in zip(
+                equation.outvars, operation.apply(values), strict=True
+            ):
+                known[var] = value
+        return [value_of(atom) for atom in jaxpr.outvars]
+
+    def record(self, parameter: int, use: Use | None) -> None:
+        """Adds a use, unless the walk is a trial."""
+        if use is not None and not self._silent:
+            self.uses[parameter].append(use)
+
+    def settle(
+        self, carry: list[Value], turn: Callable[[list[Value]], list[Value]]
+    ) -> list[Value]:
+        """What a loop carries at every turn, from what it carries at the first."""
+        was_silent, self._silent = self._silent, True
+        while True:
+            after = list(map(_either, carry, turn(carry)))
+            if after == carry:
+                break
+            carry = after
+        self._silent = was_silent
+        return carry
+
+
+class Operation:
+    """One operation of a program, at its place."""
+
+    def __init__(
+        self,
+        program: Program,
+        equation: Any,
+        caller: "Operation | None",
+        has_gradient: bool,
+    ):
+        self.program = program
+        self.equation = equation
+        self.name: str = equation.primitive.name
+        self.params: dict[str, Any] = equation.params
+        self._caller = caller
+        self._has_gradient = has_gradient
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the results."""
+        return list(map(_shape, self.equation.outvars))
+
+    @property
+    def distance(self) -> int:
+        """As that of its uses."""
+        if self.is_derivative:
+            return 2
+        outer = self._caller.distance if self._caller else 0
+        return max(outer, 0 if self._has_gradient else 1)
+
+    @property
+    def is_derivative(self) -> bool:
+        """Whether it goes back from results to arguments, inside the program."""
+        return "transpose(" in self._modules()
+
+    @property
+    def where(self) -> str:
+        """Modules, file and line."""
+        modules = self._modules()
+        while (bare := re.sub(r"\w+\(([^()]*)\)", r"\1", modules)) != modules:
+            modules = bare
+        modules = "/".join(filter(None, modules.split("/")))
+        return " ".join(filter(None, [modules, self._place()])) or "at unknown place"
+
+    def _modules(self) -> str:
+        outer = self._caller._modules() if self._caller else ""
+        own = str(self.equation.source_info.name_stack)
+        return "/".join(filter(None, [outer, own]))
+
+    def _place(self) -> str:
+        # A function of JAX is traced once for all who call it.
+        if self._caller and self._caller.is_of_jax:
+            return self._caller._place()
+        summary: str = source_info_util.summarize(self.equation.source_info)
+        match = re.match(r"(?:.*[/\\])?(.+?:\d+)", summary)
+        if match:
+            return f"({match[1]})"
+        return self._caller._place() if self._caller else ""
+
+    @property
+    def is_of_jax(self) -> bool:
+        """Whether it is a call of a function that JAX itself wrapped in `jit`."""
+        info = getattr(self.params.get("jaxpr"), "jaxpr", None)
+        source = getattr(getattr(info, "debug_info", None), "func_src_info", None)
+        return str(Path(jax.__file__).parent) in str(source)
+
+    def apply(self, values: list[Value]) -> list[Value]:
+        """What is known of the results."""
+        # Imported here, as operations are applied to what this module defines.
+        from optax_adamp.layouts._operations import OPERATIONS
+
+        if _NOISE.fullmatch(self.name):
+            return [plain(shape, is_data=False) for shape in self.shapes]
+        if self.name in _CALLS:
+            body = self.params.get(_CALLS[self.name])
+            if body is not None and _counts(body) == len(values):
+                return self.call(body, values)
+        elif operation := OPERATIONS.get(self.name):
+            try:
+                return operation(self, values)
+            except KeyError as error:
+                return self.unknown(values, f" without {error}, which it had before")
+        return self.unknown(values)
+
+    def call(self, body: Any, values: list[Value]) -> list[Value]:
+        """What is known of the results of a function."""
+        jaxpr, consts = (
+            (body.jaxpr, body.consts)
+            if isinstance(body, core.ClosedJaxpr)
+            else (body, ())
+        )
+        results = self.program.walk(jaxpr, consts, values, caller=self)
+        return list(map(_tracks.resize, results, self.shapes))
+
+    def data(self) -> list[Value]:
+        """Results that depend on data and differ along all axes."""
+        return [plain(shape, is_data=True) for shape in self.shapes]
+
+    def unknown(self, values: Sequence[Value], more: str = "") -> list[Value]:
+        """Results of an operation that no parameter can be followed through."""
+        for value in values:
+            for track in value.tracks:
+                if not track.summed:
+                    problem = f"it goes into the operation {self.name!r}{more}"
+                    self._record(
+                        track,
+                        Use(_uses.CONTRACTED, frozenset(), self.where, problem),
+                    )
+        has_data = any(value.is_data or value.tracks for value in values)
+        return [plain(shape, is_data=has_data) for shape in self.shapes]
+
+    def contract(
+        self,
+        value: Value,
+        reduction: Sequence[int],
+        batch: Sequence[int] = (),
+        *,
+        left_is_input: bool = False,
+    ) -> None:
+        """Notes that axes of a value of parameters are summed over with data."""
+        for track in value.tracks:
+            if left_is_input and (track.became_any(_tracks.LINKED_LEFT)):
+                self._record(track, _uses.elementwise(track, self.where))
+            elif track.axes() or not track.summed:
+                use = _uses.contracted(
+                    track,
+                    self.where,
+                    reduction=reduction,
+                    batch=batch,
+                    left_is_input=left_is_input,
+                )
+                is_transposed = self.is_derivative and self.name == "dot_general"
+                self._record(track, _uses.transposed(use) if is_transposed else use)
+
+    def combine(self, *values: Value) -> None:
+        """Notes that values of parameters meet data entry by entry."""
+        for value in values:
+            for track in value.tracks:
+                self._record(track, _uses.elementwise(track, self.where))
+
+    def _record(self, track: Track, use: Use | None) -> None:
+        if use is not None:
+            self.program.record(track.parameter, use._replace(distance=self.distance))
+
+
+def _either(one: Value, other: Value) -> Value:
+    """What holds of a value that is one or the other."""
+    varies = tuple(a or b for a, b in zip(one.varies, other.varies, strict=True))
+    is_data = one.is_data or other.is_data or one.tracks != other.tracks
+    return Value(
+        one.shape,
+        varies,
+        is_data,
+        () if is_data else one.tracks,
+        one.is_scaled or other.is_scaled,
+        one.counts if one.counts == other.counts else None,
+    )
+
+
+def _with_gradient(jaxpr: core.Jaxpr) -> set[int]:
+    """The operations on which the results depend with a gradient."""
+    needed = {var for var in jaxpr.outvars if isinstance(var, core.Var)}
+    found: set[int] = set()
+    for index in reversed(range(len(jaxpr.eqns))):
+        equation = jaxpr.eqns[index]
+        if needed.isdisjoint(equation.outvars):
+            continue
+        found.add(index)
+        if equation.primitive.name != "stop_gradient":
+            needed |= {var for var in equation.invars if isinstance(var, core.Var)}
+    return found
+
+
+def _counts(body: Any) -> int:
+    jaxpr = body.jaxpr if isinstance(body, core.ClosedJaxpr) else body
+    return len(jaxpr.invars)
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return tuple(var.aval.shape)
+
+
+def uses_of(traced: core.ClosedJaxpr, is_parameter: Sequence[bool]) -> list[list[Use]]:
+    """The uses of each parameter of a program.
+
+    Args:
+      traced: The program.
+      is_parameter: Of each of its arguments, of which the others are data.
+    """
+    program = Program(sum(is_parameter))
+    parameters = iter(range(sum(is_parameter)))
+    arguments = [
+        _tracks.of_parameter(next(parameters), _shape(var))
+        if hit
+        else plain(_shape(var), is_data=True)
+        for var, hit in zip(traced.jaxpr.invars, is_parameter, strict=True)
+    ]
+    for value in program.walk(traced.jaxpr, traced.consts, arguments):
+        for track in value.tracks:
+            use = _uses.elementwise(track, "at its end")
+            if use is not None and use.kind == _uses.ELEMENTWISE:
+                use = use._replace(kind=_uses.RETURNED)
+            program.record(track.parameter, use)
+    return program.uses
