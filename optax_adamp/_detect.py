@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
 from optax_adamp._dimension_numbers import (
@@ -31,6 +32,7 @@ from optax_adamp._projection import view_sums
 from optax_adamp._specs import Axes, ProjectionDimensionNumbers, View
 from optax_adamp._table import Table
 from optax_adamp._trees import Names, format_path, is_absent, named_leaves
+from optax_adamp.layouts import from_function
 
 # Of the variance of a perturbed weight, the part that is noise.
 _NOISE = 0.5
@@ -169,20 +171,24 @@ def detect_scale_invariance(
       :func:`describe`, :func:`measure`
     """
     _check_numbers(num_batches, delta, eps)
-    leaves = _leaves(params, dimension_numbers)
-    treedef = jax.tree.structure(params, is_leaf=is_absent)
+    named = _named_arrays(params)
+    loss = _loss(loss_fn, params, named)
+    batches = itertools.islice(batches, num_batches)
+    try:
+        batch = next(batches)
+    except StopIteration:
+        raise _too_few(0, num_batches) from None
+    if dimension_numbers is None:
+        dimension_numbers = _axes_of_program(loss, params, batch)
+    leaves = _leaves(named, dimension_numbers, params)
     trained = [leaf for leaf in leaves if leaf.has_gradient]
-    problem = _problem(loss_fn, leaves, treedef)
-    batch: Any = None
+    problem = _problem(loss, [leaf.axes for leaf in trained])
     taken: list[Any] = []
-    for count, batch in enumerate(itertools.islice(batches, num_batches)):
+    for count, batch in enumerate(itertools.chain([batch], batches)):
         weights = _perturb(trained, seed, count)
         taken.append(jax.device_get(problem.gradient_sums(weights, batch)))
     if len(taken) < num_batches:
-        raise ValueError(
-            f"detect_scale_invariance needs {num_batches} batches, but got "
-            f"{len(taken)}. Give it more, or a smaller num_batches."
-        )
+        raise _too_few(len(taken), num_batches)
     rows = {leaf.names: _untested(leaf) for leaf in leaves if not is_absent(leaf.array)}
     for leaf, sums in zip(trained, zip(*taken, strict=True), strict=True):
         if leaf.axes is not None:
@@ -220,7 +226,15 @@ def _check_numbers(num_batches: int, delta: float, eps: float) -> None:
         raise ValueError(f"eps must not be negative, but got {eps}.")
 
 
-def _leaves(params: Any, dimension_numbers: DimensionNumbers | None) -> list[_Leaf]:
+def _too_few(number: int, num_batches: int) -> ValueError:
+    return ValueError(
+        f"detect_scale_invariance needs {num_batches} batches, but got {number}. Give "
+        "it more, or a smaller num_batches."
+    )
+
+
+def _named_arrays(params: Any) -> list[tuple[Names, Any]]:
+    """The params by their paths, after it has been checked that they can be tested."""
     refuse_model(params, function="detect_scale_invariance")
     named = named_leaves(params, is_leaf=is_absent)
     if all(is_absent(node) for _, node in named):
@@ -244,6 +258,21 @@ def _leaves(params: Any, dimension_numbers: DimensionNumbers | None) -> list[_Le
                 f"detect_scale_invariance needs numbers, but {format_path(names)} has "
                 f"only a shape, {node.shape}. Initialize the model."
             )
+    is_traced = any(isinstance(node, Tracer) for _, node in named)
+    if is_traced or jax.sharding.get_abstract_mesh().manual_axes:
+        raise ValueError(
+            "detect_scale_invariance decides by numbers, those of whole arrays, once "
+            "before training. Call it outside of jax.jit, jax.vmap and jax.shard_map; "
+            "loss_fn may use them."
+        )
+    return named
+
+
+def _leaves(
+    named: list[tuple[Names, Any]],
+    dimension_numbers: DimensionNumbers | None,
+    params: Any,
+) -> list[_Leaf]:
     resolutions = resolve_dimension_numbers(dimension_numbers, params, named)
     return [
         _leaf(names, node, resolution)
@@ -263,16 +292,34 @@ def _leaf(names: Names, node: Any, resolution: Resolution) -> _Leaf:
     return _Leaf(names, array, axes, why, has_gradient=True)
 
 
-def _problem(loss_fn: Loss, leaves: list[_Leaf], treedef: Any) -> _Problem:
-    axes = [leaf.axes for leaf in leaves if leaf.has_gradient]
+def _axes_of_program(loss: Loss, params: Any, batch: Any) -> Layout:
+    """What the loss, of the weights that a gradient reaches, does with the params."""
 
+    def of_params(params: Any, batch: Any) -> jax.Array:
+        leaves = jax.tree.leaves(params)
+        return loss([leaf for leaf in leaves if has_gradient(leaf)], batch)
+
+    return from_function(of_params, params, batch)
+
+
+def _loss(loss_fn: Loss, params: Any, named: list[tuple[Names, Any]]) -> Loss:
+    """The loss as a function of the weights that a gradient reaches, and a batch."""
+    treedef: Any = jax.tree.structure(params, is_leaf=is_absent)
+
+    # Traced once for all that is asked of it.
+    @jax.jit
     def loss(weights: Iterable[jax.Array], batch: Any) -> jax.Array:
         remaining = iter(weights)
         arrays = [
-            next(remaining) if leaf.has_gradient else leaf.array for leaf in leaves
+            node if is_absent(node) or not has_gradient(node) else next(remaining)
+            for _, node in named
         ]
         return _check_scalar(loss_fn(jax.tree.unflatten(treedef, arrays), batch))
 
+    return loss
+
+
+def _problem(loss: Loss, axes: list[Axes | None]) -> _Problem:
     gradient: Callable[..., list[jax.Array]] = jax.grad(loss)
 
     @jax.jit
@@ -285,7 +332,7 @@ def _problem(loss_fn: Loss, leaves: list[_Leaf], treedef: Any) -> _Problem:
     def scaled_loss(
         weights: list[jax.Array], batch: Any, factors: list[jax.Array]
     ) -> jax.Array:
-        return loss(map(operator.mul, weights, factors), batch)
+        return loss(list(map(operator.mul, weights, factors)), batch)
 
     return _Problem(gradient_sums, scaled_loss)
 

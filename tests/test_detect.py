@@ -263,6 +263,7 @@ def test_one_batch_is_taken_at_the_given_weights():
         [gradient],
         num_batches=1,
         delta=0.2,
+        dimension_numbers=KERNEL,
     )
 
     def cosine(g, w):

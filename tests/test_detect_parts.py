@@ -21,6 +21,17 @@ def leaf(array, axes=AXES, why="why", has_gradient=True, names=("w",)):
     return _detect._Leaf(names, array, axes, why, has_gradient)
 
 
+def problem_of(loss_fn, leaves):
+    """Of a loss that takes the leaves as a list."""
+    params = [given.array for given in leaves]
+    loss = _detect._loss(
+        loss_fn, params, [(given.names, given.array) for given in leaves]
+    )
+    return _detect._problem(
+        loss, [given.axes for given in leaves if given.has_gradient]
+    )
+
+
 @pytest.mark.parametrize(
     ("node", "axes", "why", "has_gradient"),
     [
@@ -262,8 +273,7 @@ def test_verified_rows():
         leaf(jnp.ones((1, 4, 2)), names=("v",)),
         leaf(jnp.ones(3), axes=None, names=("u",)),
     ]
-    treedef = jax.tree.structure([0, 0, 0])
-    problem = _detect._problem(loss, leaves, treedef)
+    problem = problem_of(loss, leaves)
     rows = {("w",): row("channel"), ("v",): row("layer"), ("u",): row("not tested")}
     weights = [given.array for given in leaves]
 
@@ -302,10 +312,8 @@ def test_what_a_second_opinion_is_asked(view, sign, monkeypatch):
     monkeypatch.setattr(_detect, "change_at_threshold", at_threshold)
     given = leaf(jnp.full((1, 4, 2), 0.5))
     low = leaf(jnp.ones(3, jnp.bfloat16), axes=None, names=("low",))
-    problem = _detect._problem(
-        lambda params, batch: sign * batch * jnp.sum(params[0] ** 2),
-        [given, low],
-        jax.tree.structure([0, 0]),
+    problem = problem_of(
+        lambda params, batch: sign * batch * jnp.sum(params[0] ** 2), [given, low]
     )
     rows = {("w",): row(view), ("low",): row("channel")}
 
@@ -329,9 +337,7 @@ def test_what_a_second_opinion_is_asked(view, sign, monkeypatch):
 
 def test_verified_without_a_parameter_that_was_found():
     given = leaf(jnp.ones((1, 4, 2)))
-    problem = _detect._problem(
-        lambda params, batch: jnp.sum(params[0]), [given], jax.tree.structure([0])
-    )
+    problem = problem_of(lambda params, batch: jnp.sum(params[0]), [given])
     rows = {("w",): row("neither")}
     at = ([given.array], 1.0)
     assert _detect._verify(problem, at, [given], rows, delta=0.1, seed=0) == rows
@@ -339,7 +345,7 @@ def test_verified_without_a_parameter_that_was_found():
 
 def test_leaves():
     params = {"a": None, "b": optax.MaskedNode(), "c": jnp.ones((2, 3)), "d": 1}
-    leaves = _detect._leaves(params, None)
+    leaves = _detect._leaves(_detect._named_arrays(params), None, params)
     assert [given.names for given in leaves] == [("a",), ("b",), ("c",), ("d",)]
     assert [given.why for given in leaves] == [
         "absent",
@@ -415,7 +421,7 @@ jax.tree_util.register_pytree_with_keys(
 )
 def test_params_that_cannot_be_tested(params, message):
     with pytest.raises(ValueError, match=only(message)):
-        _detect._leaves(params, None)
+        _detect._named_arrays(params)
 
 
 def test_numbers_out_of_range():
@@ -437,10 +443,9 @@ def test_constants_reach_the_loss():
         leaf(jnp.ones((1, 3, 2))),
         leaf(np.array([2, 3]), axes=None, has_gradient=False, names=("n",)),
     ]
-    problem = _detect._problem(
-        lambda params, batch: batch * jnp.sum(params["a"]) * params["b"][1],
-        leaves,
-        jax.tree.structure({"a": 0, "b": 0}),
+    # Constants: a tracer could not give an index.
+    problem = problem_of(
+        lambda params, batch: batch * jnp.sum(params[0]) * int(params[1][1]), leaves
     )
     ((gw, gg, ww),) = problem.gradient_sums([leaves[0].array], 2.0)
     for actual, expected in ((gw, 18.0), (gg, 108.0), (ww, 3.0)):
