@@ -74,8 +74,12 @@ def detect_scale_invariance(
     The published test, :math:`|\cos(g, w)| < \delta / \sqrt{n}`, is taken anew at every
     step, and a weight that is not scale-invariant passes it by chance in some 8 % of
     them. This takes it on several batches and fixes the view of each parameter:
-    "channel", "layer", or None, which leaves it to the base optimizer. Pass the result
-    as `dimension_numbers`, and no step tests again.
+    "channel", "layer", something between the two, or None, which leaves it to the base
+    optimizer. Pass the result as `dimension_numbers`, and no step tests again.
+
+    Which axes form a channel is read from the program, see
+    :func:`layouts.from_function <optax_adamp.layouts.from_function>`: one call does for
+    any model in JAX.
 
     Gradients of different batches at the same weights resemble each other, so that
     eight of them may be no more evidence than one. But scale invariance holds at all
@@ -92,6 +96,26 @@ def detect_scale_invariance(
     is found by chance, and far fewer if all batches have a gradient. With fewer than
     four batches there is no such promise. The channel view goes before the layer view,
     and in stacked weights a view must be found in every batch element.
+
+    Between the two, vectors may run along the reduction axes and some of the output
+    axes: those of a query kernel (features, heads, size) along features and size, if
+    each head is normalized by itself. All such groupings are tested, and the finest
+    that passes is the verdict "group": the one along the fewest axes, then the one with
+    the most vectors, then the one along later axes. Its spec has axes of its own, here
+    `ProjectionDimensionNumbers((0, 2), 1, view="channel")`. To make up for the number
+    of groupings, each of its vectors needs a gradient in one batch more, or in two for
+    more than twelve of them.
+
+    A penalty in the loss, such as `0.5 * 1e-4 * sum(w**2)`, adds a constant multiple of
+    the weight to its gradient, which fails the test unless it is small. And since it
+    grows with the weight, the loss is not scale-invariant by definition either: the
+    verdict is "mixed". Where the ratio
+    :math:`\langle g, w \rangle / \langle w, w \rangle` is the same in all batches, six at
+    least, and what is left of the gradient passes, a remark tells the ratio and what
+    the verdict would be. A fixed view would work, but it would project the penalty away
+    and leave the weight without the decay that it was for. Hence None: use
+    `weight_decay` instead of the penalty, and detect again. A view that passes all the
+    same is kept, with the remark; there the penalty has no effect.
 
     What is left over is "neither", unless it is not as clear as that: "unknown" if the
     gradient is zero in too many batches, and "mixed" if it is not finite, if some
@@ -113,10 +137,14 @@ def detect_scale_invariance(
       eps: Gradients and weights with a norm up to this count as zero.
       dimension_numbers: Which axes form a channel, as for the optimizer. What is not
         projected there is not tested here; if the view is fixed, it is tested
-        nevertheless.
+        nevertheless. By default they come from the program, read with the first batch;
+        where it cannot tell, the error names what to override. Pass
+        `layouts.from_function(loss_fn, params, batch, overrides=...)` then, or any
+        other layout, such as :data:`layouts.output_last
+        <optax_adamp.layouts.output_last>`.
       verify: Whether to ask the definition for a second opinion: at weights perturbed
-        once more, channels (or the layer) of each weight that was found are doubled or
-        halved at random. If the loss changes by more than the test's threshold and
+        once more, the vectors of each weight that was found are doubled or halved at
+        random. If the loss changes by more than the test's threshold and
         rounding allow, the verdict is "mixed". It costs a gradient, one loss for every
         weight that was found, and one more compilation.
       seed: Of the random perturbations. The same seed gives the same result on the same
@@ -127,13 +155,16 @@ def detect_scale_invariance(
       `dimension_numbers`. Its attribute `evidence` is a table with one row a parameter;
       a row is a named tuple with the attributes `path`, `shape`, `verdict`,
       `channel_passed`, `channel_informative`, `channel_cosine`, `layer_passed`,
-      `layer_informative`, `layer_cosine`, `loss_change` and `remark`.
+      `layer_informative`, `layer_cosine`, `along`, `group_passed`, `group_informative`,
+      `group_cosine`, `loss_change` and `remark`.
 
     Raises:
       ValueError: If there are too few batches, if `params` is no tree of arrays or
         `loss_fn` gives no real scalar, for a `num_batches` below 1 and a `delta` or
-        `eps` out of range, and as :func:`scale_by_projection` does for
-        `dimension_numbers`.
+        `eps` out of range, inside of :func:`jax.jit` or :func:`jax.shard_map`, where
+        there are no numbers or only parts of arrays, and as :func:`scale_by_projection`
+        does for `dimension_numbers`, or
+        :func:`layouts.from_function <optax_adamp.layouts.from_function>` without.
 
     Examples:
       >>> import jax
@@ -173,18 +204,18 @@ def detect_scale_invariance(
     _check_numbers(num_batches, delta, eps)
     named = _named_arrays(params)
     loss = _loss(loss_fn, params, named)
-    batches = itertools.islice(batches, num_batches)
-    try:
-        batch = next(batches)
-    except StopIteration:
-        raise _too_few(0, num_batches) from None
+    remaining = itertools.islice(batches, num_batches)
+    first = list(itertools.islice(remaining, 1))
+    if not first:
+        raise _too_few(0, num_batches)
     if dimension_numbers is None:
-        dimension_numbers = _axes_of_program(loss, params, batch)
+        dimension_numbers = _axes_of_program(loss, params, *first)
     leaves = _leaves(named, dimension_numbers, params)
     trained = [leaf for leaf in leaves if leaf.has_gradient]
     problem = _problem(loss, [leaf.axes for leaf in trained])
+    batch: Any = None
     taken: list[Any] = []
-    for count, batch in enumerate(itertools.chain([batch], batches)):
+    for count, batch in enumerate(itertools.chain(first, remaining)):
         weights = _perturb(trained, seed, count)
         taken.append(jax.device_get(problem.gradient_sums(weights, batch)))
     if len(taken) < num_batches:

@@ -179,7 +179,7 @@ def weigh(sums: Sums, *, delta: float, eps: float) -> Finding:
     if bare.along is None or find_penalty(merge(sums, bare.along), eps) is None:
         return finding
     remark = (
-        f"the loss holds an L2 penalty, in all batches <g, w> is {penalty:.3g} <w, w>: "
+        f"the loss holds an L2 penalty, in all batches <g, w> is {penalty:.2g} <w, w>: "
         "leave it out and use weight_decay"
     )
     if finding.along is not None:
