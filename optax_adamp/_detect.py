@@ -110,8 +110,8 @@ def detect_scale_invariance(
     the weight to its gradient, which fails the test unless it is small. And since it
     grows with the weight, the loss is not scale-invariant by definition either: the
     verdict is "mixed". Where the ratio
-    :math:`\langle g, w \rangle / \langle w, w \rangle` is the same in all batches, six at
-    least, and what is left of the gradient passes, a remark tells the ratio and what
+    :math:`\langle g, w \rangle / \langle w, w \rangle` is the same in all batches, six
+    at least, and what is left of the gradient passes, a remark tells the ratio and what
     the verdict would be. A fixed view would work, but it would project the penalty away
     and leave the weight without the decay that it was for. Hence None: use
     `weight_decay` instead of the penalty, and detect again. A view that passes all the
