@@ -385,9 +385,9 @@ def test_what_is_not_scale_invariant_is_not_found_by_chance(loss):
 
 
 def test_layers_are_not_cut_by_chance():
-    """Two heads of a layer without a radial part have opposite ones, and pass at once.
+    """Halves of a layer without a radial part have opposite ones, and pass together.
 
-    Whoever tests six groupings in a few batches finds one: of 10,000 at most one here.
+    So a finer grouping passes with the chance of a single vector, and there are six.
     """
     rng = np.random.default_rng(0)
     g, w = rng.normal(size=(2, 8, 4000, 2, 2, 2, 3))

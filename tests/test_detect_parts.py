@@ -133,12 +133,13 @@ def test_perturbed_complex_weights():
         assert float(jnp.mean(part**2)) == pytest.approx(power / 4, rel=0.1)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float32", "complex64"])
 @pytest.mark.parametrize("axes", [AXES, None])
 def test_perturbed_weights_keep_their_dtype(dtype, axes):
-    moved = _detect._perturb_leaf(
-        jnp.ones((2, 3, 4), dtype), jax.random.key(0), axes=axes
-    )
+    with jax.numpy_dtype_promotion("strict"):
+        moved = _detect._perturb_leaf(
+            jnp.ones((2, 3, 4), dtype), jax.random.key(0), axes=axes
+        )
     assert (moved.dtype, moved.shape) == (dtype, (2, 3, 4))
 
 
