@@ -5,12 +5,13 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
 from optax_adamp._dimension_numbers import (
@@ -23,14 +24,15 @@ from optax_adamp._evidence import (
     change_at_threshold,
     evidence_table,
     second_opinion,
-    stack,
     weigh,
 )
+from optax_adamp._grouping import merge, stack
 from optax_adamp._layout import Layout
 from optax_adamp._projection import view_sums
 from optax_adamp._specs import Axes, ProjectionDimensionNumbers, View
 from optax_adamp._table import Table
 from optax_adamp._trees import Names, format_path, is_absent, named_leaves
+from optax_adamp.layouts import from_function
 
 # Of the variance of a perturbed weight, the part that is noise.
 _NOISE = 0.5
@@ -72,8 +74,12 @@ def detect_scale_invariance(
     The published test, :math:`|\cos(g, w)| < \delta / \sqrt{n}`, is taken anew at every
     step, and a weight that is not scale-invariant passes it by chance in some 8 % of
     them. This takes it on several batches and fixes the view of each parameter:
-    "channel", "layer", or None, which leaves it to the base optimizer. Pass the result
-    as `dimension_numbers`, and no step tests again.
+    "channel", "layer", something between the two, or None, which leaves it to the base
+    optimizer. Pass the result as `dimension_numbers`, and no step tests again.
+
+    Which axes form a channel is read from the program, see
+    :func:`layouts.from_function <optax_adamp.layouts.from_function>`: one call does for
+    any model in JAX.
 
     Gradients of different batches at the same weights resemble each other, so that
     eight of them may be no more evidence than one. But scale invariance holds at all
@@ -90,6 +96,26 @@ def detect_scale_invariance(
     is found by chance, and far fewer if all batches have a gradient. With fewer than
     four batches there is no such promise. The channel view goes before the layer view,
     and in stacked weights a view must be found in every batch element.
+
+    Between the two, vectors may run along the reduction axes and some of the output
+    axes: those of a query kernel (features, heads, size) along features and size, if
+    each head is normalized by itself. All such groupings are tested, and the finest
+    that passes is the verdict "group": the one along the fewest axes, then the one with
+    the most vectors, then the one along later axes. Its spec has axes of its own, here
+    `ProjectionDimensionNumbers((0, 2), 1, view="channel")`. To make up for the number
+    of groupings, each of its vectors needs a gradient in one batch more, or in two for
+    more than twelve of them.
+
+    A penalty in the loss, such as `0.5 * 1e-4 * sum(w**2)`, adds a constant multiple of
+    the weight to its gradient, which fails the test unless it is small. And since it
+    grows with the weight, the loss is not scale-invariant by definition either: the
+    verdict is "mixed". Where the ratio
+    :math:`\langle g, w \rangle / \langle w, w \rangle` is the same in all batches, six
+    at least, and what is left of the gradient passes, a remark tells the ratio and what
+    the verdict would be. A fixed view would work, but it would project the penalty away
+    and leave the weight without the decay that it was for. Hence None: use
+    `weight_decay` instead of the penalty, and detect again. A view that passes all the
+    same is kept, with the remark; there the penalty has no effect.
 
     What is left over is "neither", unless it is not as clear as that: "unknown" if the
     gradient is zero in too many batches, and "mixed" if it is not finite, if some
@@ -111,10 +137,14 @@ def detect_scale_invariance(
       eps: Gradients and weights with a norm up to this count as zero.
       dimension_numbers: Which axes form a channel, as for the optimizer. What is not
         projected there is not tested here; if the view is fixed, it is tested
-        nevertheless.
+        nevertheless. By default they come from the program, read with the first batch;
+        where it cannot tell, the error names what to override. Pass
+        `layouts.from_function(loss_fn, params, batch, overrides=...)` then, or any
+        other layout, such as :data:`layouts.output_last
+        <optax_adamp.layouts.output_last>`.
       verify: Whether to ask the definition for a second opinion: at weights perturbed
-        once more, channels (or the layer) of each weight that was found are doubled or
-        halved at random. If the loss changes by more than the test's threshold and
+        once more, the vectors of each weight that was found are doubled or halved at
+        random. If the loss changes by more than the test's threshold and
         rounding allow, the verdict is "mixed". It costs a gradient, one loss for every
         weight that was found, and one more compilation.
       seed: Of the random perturbations. The same seed gives the same result on the same
@@ -125,13 +155,16 @@ def detect_scale_invariance(
       `dimension_numbers`. Its attribute `evidence` is a table with one row a parameter;
       a row is a named tuple with the attributes `path`, `shape`, `verdict`,
       `channel_passed`, `channel_informative`, `channel_cosine`, `layer_passed`,
-      `layer_informative`, `layer_cosine`, `loss_change` and `remark`.
+      `layer_informative`, `layer_cosine`, `along`, `group_passed`, `group_informative`,
+      `group_cosine`, `loss_change` and `remark`.
 
     Raises:
       ValueError: If there are too few batches, if `params` is no tree of arrays or
         `loss_fn` gives no real scalar, for a `num_batches` below 1 and a `delta` or
-        `eps` out of range, and as :func:`scale_by_projection` does for
-        `dimension_numbers`.
+        `eps` out of range, inside of :func:`jax.jit` or :func:`jax.shard_map`, where
+        there are no numbers or only parts of arrays, and as :func:`scale_by_projection`
+        does for `dimension_numbers`, or
+        :func:`layouts.from_function <optax_adamp.layouts.from_function>` without.
 
     Examples:
       >>> import jax
@@ -169,20 +202,24 @@ def detect_scale_invariance(
       :func:`describe`, :func:`measure`
     """
     _check_numbers(num_batches, delta, eps)
-    leaves = _leaves(params, dimension_numbers)
-    treedef = jax.tree.structure(params, is_leaf=is_absent)
+    named = _named_arrays(params)
+    loss = _loss(loss_fn, params, named)
+    remaining = itertools.islice(batches, num_batches)
+    first = list(itertools.islice(remaining, 1))
+    if not first:
+        raise _too_few(0, num_batches)
+    if dimension_numbers is None:
+        dimension_numbers = _axes_of_program(loss, params, *first)
+    leaves = _leaves(named, dimension_numbers, params)
     trained = [leaf for leaf in leaves if leaf.has_gradient]
-    problem = _problem(loss_fn, leaves, treedef)
+    problem = _problem(loss, [leaf.axes for leaf in trained])
     batch: Any = None
     taken: list[Any] = []
-    for count, batch in enumerate(itertools.islice(batches, num_batches)):
+    for count, batch in enumerate(itertools.chain(first, remaining)):
         weights = _perturb(trained, seed, count)
         taken.append(jax.device_get(problem.gradient_sums(weights, batch)))
     if len(taken) < num_batches:
-        raise ValueError(
-            f"detect_scale_invariance needs {num_batches} batches, but got "
-            f"{len(taken)}. Give it more, or a smaller num_batches."
-        )
+        raise _too_few(len(taken), num_batches)
     rows = {leaf.names: _untested(leaf) for leaf in leaves if not is_absent(leaf.array)}
     for leaf, sums in zip(trained, zip(*taken, strict=True), strict=True):
         if leaf.axes is not None:
@@ -220,7 +257,15 @@ def _check_numbers(num_batches: int, delta: float, eps: float) -> None:
         raise ValueError(f"eps must not be negative, but got {eps}.")
 
 
-def _leaves(params: Any, dimension_numbers: DimensionNumbers | None) -> list[_Leaf]:
+def _too_few(number: int, num_batches: int) -> ValueError:
+    return ValueError(
+        f"detect_scale_invariance needs {num_batches} batches, but got {number}. Give "
+        "it more, or a smaller num_batches."
+    )
+
+
+def _named_arrays(params: Any) -> list[tuple[Names, Any]]:
+    """The params by their paths, after it has been checked that they can be tested."""
     refuse_model(params, function="detect_scale_invariance")
     named = named_leaves(params, is_leaf=is_absent)
     if all(is_absent(node) for _, node in named):
@@ -244,6 +289,21 @@ def _leaves(params: Any, dimension_numbers: DimensionNumbers | None) -> list[_Le
                 f"detect_scale_invariance needs numbers, but {format_path(names)} has "
                 f"only a shape, {node.shape}. Initialize the model."
             )
+    is_traced = any(isinstance(node, Tracer) for _, node in named)
+    if is_traced or jax.sharding.get_abstract_mesh().manual_axes:
+        raise ValueError(
+            "detect_scale_invariance decides by numbers, those of whole arrays, once "
+            "before training. Call it outside of jax.jit, jax.vmap and jax.shard_map; "
+            "loss_fn may use them."
+        )
+    return named
+
+
+def _leaves(
+    named: list[tuple[Names, Any]],
+    dimension_numbers: DimensionNumbers | None,
+    params: Any,
+) -> list[_Leaf]:
     resolutions = resolve_dimension_numbers(dimension_numbers, params, named)
     return [
         _leaf(names, node, resolution)
@@ -263,16 +323,34 @@ def _leaf(names: Names, node: Any, resolution: Resolution) -> _Leaf:
     return _Leaf(names, array, axes, why, has_gradient=True)
 
 
-def _problem(loss_fn: Loss, leaves: list[_Leaf], treedef: Any) -> _Problem:
-    axes = [leaf.axes for leaf in leaves if leaf.has_gradient]
+def _axes_of_program(loss: Loss, params: Any, batch: Any) -> Layout:
+    """What the loss, of the weights that a gradient reaches, does with the params."""
 
+    def of_params(params: Any, batch: Any) -> jax.Array:
+        leaves = jax.tree.leaves(params)
+        return loss([leaf for leaf in leaves if has_gradient(leaf)], batch)
+
+    return from_function(of_params, params, batch)
+
+
+def _loss(loss_fn: Loss, params: Any, named: list[tuple[Names, Any]]) -> Loss:
+    """The loss as a function of the weights that a gradient reaches, and a batch."""
+    treedef: Any = jax.tree.structure(params, is_leaf=is_absent)
+
+    # Traced once for all that is asked of it.
+    @jax.jit
     def loss(weights: Iterable[jax.Array], batch: Any) -> jax.Array:
         remaining = iter(weights)
         arrays = [
-            next(remaining) if leaf.has_gradient else leaf.array for leaf in leaves
+            node if is_absent(node) or not has_gradient(node) else next(remaining)
+            for _, node in named
         ]
         return _check_scalar(loss_fn(jax.tree.unflatten(treedef, arrays), batch))
 
+    return loss
+
+
+def _problem(loss: Loss, axes: list[Axes | None]) -> _Problem:
     gradient: Callable[..., list[jax.Array]] = jax.grad(loss)
 
     @jax.jit
@@ -285,7 +363,7 @@ def _problem(loss_fn: Loss, leaves: list[_Leaf], treedef: Any) -> _Problem:
     def scaled_loss(
         weights: list[jax.Array], batch: Any, factors: list[jax.Array]
     ) -> jax.Array:
-        return loss(map(operator.mul, weights, factors), batch)
+        return loss(list(map(operator.mul, weights, factors)), batch)
 
     return _Problem(gradient_sums, scaled_loss)
 
@@ -319,13 +397,13 @@ def _perturb(trained: list[_Leaf], seed: int, draw: int) -> list[jax.Array]:
 # Compiled by itself, for all leaves of one shape.
 @functools.partial(jax.jit, static_argnames="axes")
 def _perturb_leaf(weight: jax.Array, key: jax.Array, *, axes: Axes | None) -> jax.Array:
-    dtype = jnp.promote_types(jnp.float32, weight.dtype)
+    dtype = _dtype_of_sums(weight.dtype)
     w = weight.astype(dtype)
     noise = jax.random.normal(key, w.shape, dtype)
     if axes is None:
         # Numbers that must be positive, such as a temperature, stay so.
         factors = jax.random.uniform(key, w.shape, minval=0.5, maxval=1.5)
-        moved = jnp.where(jnp.any(w != 0), w * factors, noise)
+        moved = jnp.where(jnp.any(w != 0), w * factors.astype(dtype), noise)
     else:
         squares = jnp.real(jnp.conj(w) * w)
         channel = jnp.mean(squares, axis=axes.reduction, keepdims=True)
@@ -333,8 +411,14 @@ def _perturb_leaf(weight: jax.Array, key: jax.Array, *, axes: Axes | None) -> ja
         length = math.prod(w.shape[axis] for axis in axes.reduction)
         variance = jnp.where(layer > 0, layer, 1 / length)
         variance = jnp.where(channel > 0, channel, variance)
-        moved = math.sqrt(1 - _NOISE) * w + jnp.sqrt(_NOISE * variance) * noise
+        size = jnp.sqrt(_NOISE * variance).astype(dtype)
+        moved = math.sqrt(1 - _NOISE) * w + size * noise
     return moved.astype(weight.dtype)
+
+
+def _dtype_of_sums(dtype: Any) -> Any:
+    """At least single precision, for dtypes that cannot be promoted as well."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def _sums(
@@ -343,7 +427,7 @@ def _sums(
     """Inner products of one batch, per channel; None for what is not tested."""
     if axes is None:
         return None
-    dtype = jnp.promote_types(jnp.float32, weight.dtype)
+    dtype = _dtype_of_sums(weight.dtype)
     # In JAX the gradient by a complex number is conjugate to the direction of ascent.
     g, w = jnp.conj(grad.astype(dtype)), weight.astype(dtype)
     channel, _ = view_sums(g, g, w, axes)
@@ -378,34 +462,42 @@ def _verify(
     """
     rng = np.random.default_rng(seed)
     unscaled = [
-        jnp.ones(_shape_of_vectors(leaf, "channel"), leaf.array.dtype)
-        for leaf in trained
+        jnp.ones(_shape_of_channels(leaf), leaf.array.dtype) for leaf in trained
     ]
     sums = problem.gradient_sums(*at)
     before = problem.scaled_loss(*at, unscaled)
     precisions: list[Any] = [jnp.finfo(x.dtype).eps for x in (before, *unscaled)]
-    rounding = _ROUNDINGS * float(max(precisions)) * abs(float(before))
+    rounding = _ROUNDINGS * max(map(float, precisions)) * abs(float(before))
     verified = dict(rows)
     for index, leaf in enumerate(trained):
         row = rows[leaf.names]
-        if leaf.axes is None or row.verdict not in ("channel", "layer"):
+        if leaf.axes is None or row.along is None:
             continue
-        factors = rng.choice([0.5, 2.0], size=_shape_of_vectors(leaf, row.verdict))
+        shape = _shape_of_vectors(leaf.array, row.along)
+        factors = rng.choice([0.5, 2.0], size=shape)
         scaled = [*unscaled]
-        scaled[index] = unscaled[index] * jnp.asarray(factors, leaf.array.dtype)
+        # One shape for all views: the loss is compiled once.
+        factors = np.broadcast_to(factors, unscaled[index].shape)
+        scaled[index] = jnp.asarray(factors, leaf.array.dtype)
         change = abs(float(problem.scaled_loss(*at, scaled)) - float(before))
         at_point = stack([sums[index]], leaf.array, leaf.axes)
-        allowed = rounding + change_at_threshold(at_point, row.verdict, delta)
-        verified[leaf.names] = second_opinion(row, change, allowed, abs(float(before)))
+        limit = change_at_threshold(merge(at_point, row.along), delta)
+        verified[leaf.names] = second_opinion(
+            row, change, rounding + limit, abs(float(before))
+        )
     return verified
 
 
-def _shape_of_vectors(leaf: _Leaf, view: str) -> tuple[int, ...]:
-    """The shape of the array, with size one along the vectors of a view."""
-    shape = jnp.shape(leaf.array)
-    if leaf.axes is None:
-        return (1,) * len(shape)
-    along = leaf.axes.reduction + (leaf.axes.output if view == "layer" else ())
+def _shape_of_channels(leaf: _Leaf) -> tuple[int, ...]:
+    """One number a channel, or one for all of what is not tested."""
+    axes = leaf.axes
+    along = range(leaf.array.ndim) if axes is None else axes.reduction
+    return _shape_of_vectors(leaf.array, along)
+
+
+def _shape_of_vectors(array: Any, along: Collection[int]) -> tuple[int, ...]:
+    """The shape of the array, with size one along its vectors."""
+    shape = jnp.shape(array)
     return tuple(1 if axis in along else size for axis, size in enumerate(shape))
 
 
@@ -420,12 +512,16 @@ def _layout(leaves: list[_Leaf], rows: dict[Names, Evidence]) -> DetectedLayout:
         if leaf.axes is None:
             layout.put(leaf.names, None, leaf.why)
             continue
-        spec = None
-        if row.verdict in ("channel", "layer"):
-            spec = ProjectionDimensionNumbers(
-                leaf.axes.reduction,
-                leaf.axes.output,
-                view=cast(View, row.verdict),
-            )
-        layout.put(leaf.names, spec, f"detected: {row.summary}")
+        layout.put(leaf.names, _spec(row, leaf.axes), f"detected: {row.summary}")
     return layout
+
+
+def _spec(row: Evidence, axes: Axes) -> ProjectionDimensionNumbers | None:
+    """What was found, in the axes that were given; a group has axes of its own."""
+    if row.along is None:
+        return None
+    if row.verdict == "group":
+        by = tuple(axis for axis in axes.output if axis not in row.along)
+        return ProjectionDimensionNumbers(row.along, by, view="channel")
+    view = cast(View, row.verdict)
+    return ProjectionDimensionNumbers(axes.reduction, axes.output, view=view)

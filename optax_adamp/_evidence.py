@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optax_adamp._specs import Axes
+from optax_adamp._grouping import Sums, groupings, is_layer, merge
+from optax_adamp._penalty import find_penalty, without_penalty
 from optax_adamp._table import Table
 
 # Four batches pass by chance with a probability of 4e-5.
@@ -26,19 +27,6 @@ _FAR_BELOW = 1e-2
 _LISTED = 8
 
 
-class Sums(NamedTuple):
-    """Inner products of gradient and weight: (batches, batch elements, channels).
-
-    The first batch is taken at the given weights, all others at perturbed ones.
-    """
-
-    gw: np.ndarray
-    gg: np.ndarray
-    ww: np.ndarray
-    length: int  # Real numbers in each channel.
-    batch_shape: tuple[int, ...]  # Sizes of the batch axes.
-
-
 class Finding(NamedTuple):
     """The verdict on one parameter, and what it rests on; see `Evidence`."""
 
@@ -49,6 +37,10 @@ class Finding(NamedTuple):
     layer_passed: int
     layer_informative: int
     layer_cosine: float
+    along: tuple[int, ...] | None
+    group_passed: int | None
+    group_informative: int | None
+    group_cosine: float | None
     remark: str
 
 
@@ -60,9 +52,9 @@ class Evidence(NamedTuple):
     Attributes:
       path: Where the parameter stands in the tree.
       shape: Its shape.
-      verdict: "channel" or "layer", the view that was found; "neither"; "mixed" or
-        "unknown", for which `remark` says why; "not tested". Only what was found is
-        projected.
+      verdict: "channel" or "layer", the view that was found; "group", if it lies
+        between them, such as the vectors of each head; "neither"; "mixed" or "unknown",
+        for which `remark` says why; "not tested". Only what was found is projected.
       channel_passed: In how many batches all channels with a gradient passed the test.
         None if it was not tested, as for all that follow but `remark`.
       channel_informative: In how many batches any channel had a gradient.
@@ -70,6 +62,12 @@ class Evidence(NamedTuple):
       layer_passed: In how many batches the whole array passed.
       layer_informative: In how many batches it had a gradient.
       layer_cosine: Its largest cosine over its threshold.
+      along: The axes along which each vector of what was found runs; None if nothing
+        was.
+      group_passed: In how many batches all groups with a gradient passed. None, as for
+        the two that follow, unless the verdict is "group".
+      group_informative: In how many batches any group had a gradient.
+      group_cosine: The largest cosine of a group over its threshold.
       loss_change: By which part the loss changed when the weight was scaled; None
         without `verify`, and where no view was found.
       remark: What else there is to know; may be empty.
@@ -84,6 +82,10 @@ class Evidence(NamedTuple):
     layer_passed: int | None = None
     layer_informative: int | None = None
     layer_cosine: float | None = None
+    along: tuple[int, ...] | None = None
+    group_passed: int | None = None
+    group_informative: int | None = None
+    group_cosine: float | None = None
     loss_change: float | None = None
     remark: str = ""
 
@@ -98,18 +100,24 @@ class Evidence(NamedTuple):
         return _share(self.layer_passed, self.layer_informative)
 
     @property
+    def group(self) -> str | None:
+        """The same for the groups."""
+        return _share(self.group_passed, self.group_informative)
+
+    @property
     def marked_verdict(self) -> str:
-        """The verdict, with a mark if there is a remark."""
-        return f"{self.verdict} (!)" if self.remark else self.verdict
+        """The verdict, with the axes of a group, and a mark if there is a remark."""
+        verdict = _name(self.verdict, self.along)
+        return f"{verdict} (!)" if self.remark else verdict
 
     @property
     def summary(self) -> str:
         """The verdict with its evidence, in short."""
-        share = self.channel if self.verdict == "channel" else self.layer
-        if self.verdict in ("channel", "layer"):
-            return f"{self.verdict}, {share} batches"
+        if self.along is not None:
+            share = getattr(self, self.verdict)
+            return f"{_name(self.verdict, self.along)}, {share} batches"
         if self.verdict == "neither":
-            return f"neither, {share} batches as a layer"
+            return f"neither, {self.layer} batches as a layer"
         return f"{self.verdict}: {self.remark}"
 
 
@@ -119,6 +127,8 @@ _COLUMNS = {
     "marked_verdict": "verdict",
     "channel": "by channel",
     "channel_cosine": "cos/limit",
+    "group": "by group",
+    "group_cosine": "cos/limit",
     "layer": "as layer",
     "layer_cosine": "cos/limit",
     "loss_change": "loss change",
@@ -131,12 +141,17 @@ def evidence_table(rows: Sequence[Evidence]) -> Table[Evidence]:
     def count(*verdicts: str) -> int:
         return sum(row.verdict in verdicts for row in rows)
 
+    found = count("channel", "group", "layer")
+    groups = f", {count('group')} by group" if count("group") else ""
     notes = [
-        f"{count('channel', 'layer')} of {len(rows)} arrays are scale-invariant: "
-        f"{count('channel')} by channel, {count('layer')} as a layer.",
-        "For both views: how many of the batches that have a gradient pass, and the",
+        f"{found} of {len(rows)} arrays are scale-invariant: "
+        f"{count('channel')} by channel{groups}, {count('layer')} as a layer.",
+        f"For {'each view' if groups else 'both views'}: how many of the batches that "
+        "have a gradient pass, and the",
         "largest cosine over its threshold.",
     ]
+    if groups:
+        notes.append("In brackets: the axes along which the vectors of a group run.")
     if undecided := count("mixed", "unknown"):
         notes.append(
             f"{undecided} mixed or unknown: left to the base optimizer, as is neither."
@@ -145,75 +160,41 @@ def evidence_table(rows: Sequence[Evidence]) -> Table[Evidence]:
     return Table(rows, _COLUMNS, notes)
 
 
-def stack(batches: Sequence[Any], weight: Any, axes: Axes) -> Sums:
-    """Joins the sums of all batches, in double precision.
-
-    Args:
-      batches: For each, the arrays gw, gg and ww with the axes of the parameter, of
-        size one along a channel.
-      weight: The parameter, or anything with its shape and dtype.
-      axes: Its axes.
-    """
-    inside = {*axes.reduction, *axes.output}
-    batch_axes = [axis for axis in range(len(weight.shape)) if axis not in inside]
-
-    def size(some: Sequence[int]) -> int:
-        return math.prod(weight.shape[axis] for axis in some)
-
-    def arrange(arrays: tuple[Any, ...]) -> np.ndarray:
-        values = np.stack([np.asarray(array, np.float64) for array in arrays])
-        order = [0, *(1 + a for a in (*batch_axes, *axes.output, *axes.reduction))]
-        shape = (len(arrays), size(batch_axes), size(axes.output))
-        return values.transpose(order).reshape(shape)
-
-    return Sums(
-        *map(arrange, zip(*batches, strict=True)),
-        length=size(axes.reduction) * (2 if np.iscomplexobj(weight) else 1),
-        batch_shape=tuple(weight.shape[axis] for axis in batch_axes),
-    )
-
-
 def weigh(sums: Sums, *, delta: float, eps: float) -> Finding:
-    """The verdict on one parameter.
+    """The verdict on one parameter, and what a penalty in the loss has to do with it.
 
     Args:
-      sums: From as many batches as there were.
+      sums: Those of its channels, from as many batches as there were.
       delta: As for :func:`detect_scale_invariance`.
       eps: As for :func:`detect_scale_invariance`.
     """
-    batches, elements, _ = sums.gw.shape
-    least = min(batches, max(_LEAST_INFORMATIVE, math.ceil(batches / 2)))
-    layer_sums = _of_layer(sums)
-    chance = math.erf(delta / math.sqrt(2))
-    channel = _try_view(sums, chance, least, delta=delta, eps=eps)
-    layer = _try_view(layer_sums, chance, least, delta=delta, eps=eps)
-    finite = np.all([np.isfinite(s).all(axis=-1) for s in sums[:3]], axis=0)
-    silent = np.sum(layer_sums.gg[..., 0] <= eps**2, axis=0)
-    judged = [
-        _judge(channel.at(e), layer.at(e), finite[:, e], int(silent[e]), least)
-        for e in range(elements)
-    ]
-    verdict, remark = _judge_together(judged, sums.batch_shape)
-    zero_channels = int(np.count_nonzero(sums.ww[0] == 0))
-    if zero_channels and verdict != "unknown":
-        remark = "; ".join(filter(None, [remark, _of_zeros(zero_channels, sums)]))
-    return Finding(
-        verdict,
-        *(int(np.min(channel.passed)), int(np.min(channel.informative_batches))),
-        float(np.max(channel.ratio)),
-        *(int(np.min(layer.passed)), int(np.min(layer.informative_batches))),
-        float(np.max(layer.ratio)),
-        remark,
+    finding = _weigh(sums, delta=delta, eps=eps)
+    penalty = find_penalty(merge(sums, sums.by), eps)
+    if penalty is None:
+        return finding
+    bare = finding
+    if finding.along is None:
+        bare = _weigh(without_penalty(sums, penalty), delta=delta, eps=eps)
+    # Each of the vectors must have it, not only the sum of all.
+    if bare.along is None or find_penalty(merge(sums, bare.along), eps) is None:
+        return finding
+    remark = (
+        f"the loss holds an L2 penalty, in all batches <g, w> is {penalty:.2g} <w, w>: "
+        "leave it out and use weight_decay"
     )
+    if finding.along is not None:
+        remark = "; ".join(filter(None, [finding.remark, remark]))
+        return finding._replace(remark=remark)
+    remark += f", then the verdict is {_name(bare.verdict, bare.along)}"
+    return finding._replace(verdict="mixed", remark=remark)
 
 
-def change_at_threshold(sums: Sums, view: str, delta: float) -> float:
-    """By how much a loss may change as the vectors of a view are doubled or halved.
+def change_at_threshold(sums: Sums, delta: float) -> float:
+    """By how much a loss may change as vectors are doubled or halved.
 
     Along the way, the derivative by the logarithm of a vector's norm is `<g, w>`, and
     `|g||w|` stays the same for what is scale-invariant.
     """
-    sums = _of_layer(sums) if view == "layer" else sums
     limits = np.sqrt(sums.gg * sums.ww) * delta / math.sqrt(sums.length)
     return math.log(2) * float(np.sum(limits))
 
@@ -227,16 +208,67 @@ def second_opinion(
     if change <= allowed:
         return row
     remark = (
-        f"the {row.verdict} view passes in all batches, but scaling the weight changes "
-        f"the loss by {relative:.2g} of it"
+        f"the {_name(row.verdict, row.along)} view passes in all batches, but scaling "
+        f"the weight changes the loss by {relative:.2g} of it"
     )
     remark = "; ".join(filter(None, [remark, row.remark]))
-    return row._replace(verdict="mixed", remark=remark)
+    return row._replace(verdict="mixed", along=None, remark=remark)
 
 
-def _of_layer(sums: Sums) -> Sums:
-    gw, gg, ww = (np.sum(s, axis=-1, keepdims=True) for s in sums[:3])
-    return sums._replace(gw=gw, gg=gg, ww=ww, length=sums.length * sums.gw.shape[-1])
+def _name(verdict: str, along: tuple[int, ...] | None) -> str:
+    """The verdict as the table shows it: a group by its axes."""
+    return f"group {along}" if verdict == "group" else verdict
+
+
+def _weigh(sums: Sums, *, delta: float, eps: float) -> Finding:
+    """The verdict on what the gradients are, whatever they are made of."""
+    batches, elements = sums.gw.shape[:2]
+    chance = math.erf(delta / math.sqrt(2))
+    least = min(batches, max(_LEAST_INFORMATIVE, math.ceil(batches / 2)))
+    groups = groupings(sums)
+    # As many batches more as it takes to make up for the number of tries.
+    least_of_groups = next(
+        (
+            number
+            for number in range(least, batches)
+            if len(groups) * chance**number <= chance**_LEAST_INFORMATIVE
+        ),
+        batches,
+    )
+
+    def attempt(vectors: Sums, least: int) -> _Attempt:
+        view = _try_view(vectors, chance, least, delta=delta, eps=eps)
+        return _Attempt(vectors.along, view)
+
+    layer_sums = merge(sums, sums.by)
+    channel, layer = attempt(sums, least), attempt(layer_sums, least)
+    between = [attempt(group, least_of_groups) for group in groups]
+    finite = np.all([np.isfinite(s) for s in layer_sums[:3]], axis=0)
+    silent = np.sum(layer_sums.gg <= eps**2, axis=0)
+    judged = [
+        _judge(
+            channel.at(e),
+            [group.at(e) for group in between],
+            layer.at(e),
+            finite[:, e],
+            int(silent[e]),
+            least,
+        )
+        for e in range(elements)
+    ]
+    verdict, along, remark = _judge_together(judged, sums)
+    zero_channels = int(np.count_nonzero(sums.ww[0] == 0))
+    if zero_channels and verdict != "unknown":
+        remark = "; ".join(filter(None, [remark, _of_zeros(zero_channels, sums)]))
+    group = next((g.view for g in between if g.along == along), None)
+    return Finding(
+        verdict,
+        *channel.view.worst,
+        *layer.view.worst,
+        along,
+        *((None, None, None) if group is None else group.worst),
+        remark,
+    )
 
 
 class _View(NamedTuple):
@@ -262,6 +294,12 @@ class _View(NamedTuple):
         return np.sum(self.informative & (self.ratio < 1), axis=0)
 
     @property
+    def worst(self) -> tuple[int, int, float]:
+        """Of all batch elements: batches passed, informative ones, largest ratio."""
+        passed, informative = np.min([self.passed, self.informative_batches], axis=-1)
+        return int(passed), int(informative), float(np.max(self.ratio))
+
+    @property
     def always_passes(self) -> bool:
         return bool(self.passed == self.informative_batches)
 
@@ -277,15 +315,33 @@ class _View(NamedTuple):
         return too_often or self.is_clear_at_given_weights
 
 
+class _Attempt(NamedTuple):
+    """A view, and the axes along which its vectors run."""
+
+    along: tuple[int, ...]
+    view: _View
+
+    def at(self, element: int) -> "_Attempt":
+        """The same of one batch element."""
+        return self._replace(view=self.view.at(element))
+
+
+class _Judgement(NamedTuple):
+    verdict: str
+    along: tuple[int, ...] | None  # None if nothing was found.
+    remark: str
+
+
 def _try_view(
     sums: Sums, chance: float, least: int, *, delta: float, eps: float
 ) -> _View:
     """The published test on each vector of a view, in each batch."""
-    g_norm, w_norm = np.sqrt(sums.gg), np.sqrt(sums.ww)
+    gw, gg, ww = (s.reshape(*s.shape[:2], -1) for s in sums[:3])
+    g_norm, w_norm = np.sqrt(gg), np.sqrt(ww)
     # A gradient of zeros has a cosine of zero and would pass: it tells nothing.
     live = (g_norm > eps) & (w_norm > eps)
     with np.errstate(all="ignore"):
-        cosine = np.abs(sums.gw) / g_norm / w_norm
+        cosine = np.abs(gw) / g_norm / w_norm
     ratio = np.where(live, cosine * math.sqrt(sums.length) / delta, 0.0)
     seen = np.sum(live, axis=0)
     vectors = seen.shape[-1]
@@ -305,32 +361,43 @@ def _try_view(
 
 
 def _judge(
-    channel: _View, layer: _View, finite: np.ndarray, silent: int, least: int
-) -> tuple[str, str]:
-    """The verdict on one batch element, and a remark."""
+    channel: _Attempt,
+    groups: Sequence[_Attempt],
+    layer: _Attempt,
+    finite: np.ndarray,
+    silent: int,
+    least: int,
+) -> _Judgement:
+    """The verdict on one batch element, with a remark."""
+
+    def mixed(remark: str) -> _Judgement:
+        return _Judgement("mixed", None, remark)
+
     if not_finite := int(np.sum(~finite)):
-        return "mixed", f"the gradient is not finite in {_count(not_finite, 'batch')}"
+        return mixed(f"the gradient is not finite in {_count(not_finite, 'batch')}")
     remark = f"no gradient in {_count(silent, 'batch')}" if silent else ""
-    if layer.unseen:
-        return "unknown", remark
-    if channel.always_passes and not channel.unseen:
-        return "channel", remark
-    if channel.unseen and channel.always_passes:
-        return "mixed", (
-            f"{channel.unseen} of {channel.vectors} channels have a gradient in fewer "
-            f"than {_count(least, 'batch')}, the others pass"
+    if layer.view.unseen:
+        return _Judgement("unknown", None, remark)
+    view = channel.view
+    if view.always_passes and not view.unseen:
+        return _Judgement("channel", channel.along, remark)
+    if view.unseen and view.always_passes:
+        return mixed(
+            f"{view.unseen} of {view.vectors} channels have a gradient in fewer than "
+            f"{_count(least, 'batch')}, the others pass"
         )
-    if channel.invariant:
-        return "mixed", (
-            f"only {channel.invariant} of {channel.vectors} channels always pass"
-        )
-    if channel.passes_beyond_chance:
-        return "mixed", _some(channel, "channel")
-    if layer.always_passes:
-        return "layer", remark
-    if layer.passes_beyond_chance:
-        return "mixed", _some(layer, "layer")
-    return "neither", remark
+    if view.invariant:
+        return mixed(f"only {view.invariant} of {view.vectors} channels always pass")
+    if view.passes_beyond_chance:
+        return mixed(_some(view, "channel"))
+    for group in groups:
+        if group.view.always_passes and not group.view.unseen:
+            return _Judgement("group", group.along, remark)
+    if layer.view.always_passes:
+        return _Judgement("layer", layer.along, remark)
+    if layer.view.passes_beyond_chance:
+        return mixed(_some(layer.view, "layer"))
+    return _Judgement("neither", None, remark)
 
 
 def _some(view: _View, name: str) -> str:
@@ -343,29 +410,34 @@ def _some(view: _View, name: str) -> str:
     return f"the {name} view passes {share}, which is not chance"
 
 
-def _judge_together(
-    judged: list[tuple[str, str]], batch_shape: tuple[int, ...]
-) -> tuple[str, str]:
+def _judge_together(judged: list[_Judgement], sums: Sums) -> _Judgement:
     """One verdict for all batch elements: a spec has a single view."""
-    groups: dict[tuple[str, str], list[Any]] = {}
+    groups: dict[_Judgement, list[Any]] = {}
     for index, judgement in enumerate(judged):
-        position = tuple(map(int, np.unravel_index(index, batch_shape)))
+        position = tuple(map(int, np.unravel_index(index, sums.batch_shape)))
         groups.setdefault(judgement, []).append(
             position[0] if len(position) == 1 else position
         )
     if len(groups) == 1:
         return judged[0]
-    verdicts = {verdict for verdict, _ in groups}
-    if len(verdicts) == 1:
-        verdict = verdicts.pop()
-    else:
-        # A weight whose every channel is scale-invariant is so as a whole.
-        verdict = "layer" if verdicts == {"channel", "layer"} else "mixed"
     remarks = [
-        f"{_list(positions)} {remark or found}"
-        for (found, remark), positions in groups.items()
+        f"{_list(positions)} {remark or _name(verdict, along)}"
+        for (verdict, along, remark), positions in groups.items()
     ]
-    return verdict, "batch elements differ: " + "; ".join(remarks)
+    remark = "batch elements differ: " + "; ".join(remarks)
+    if all(along is not None for _, along, _ in groups):
+        # What is scale-invariant in its parts is so as a whole.
+        along = tuple(sorted({axis for _, some, _ in groups for axis in some or ()}))
+        return _Judgement(_verdict_of(along, sums), along, remark)
+    verdicts = {verdict for verdict, _, _ in groups}
+    verdict = verdicts.pop() if len(verdicts) == 1 else "mixed"
+    return _Judgement(verdict, None, remark)
+
+
+def _verdict_of(along: tuple[int, ...], sums: Sums) -> str:
+    if along == sums.along:
+        return "channel"
+    return "layer" if is_layer(sums, along) else "group"
 
 
 def _list(positions: list[Any]) -> str:

@@ -16,6 +16,7 @@ from optax_adamp import (
     adamp,
     detect_scale_invariance,
 )
+from optax_adamp._grouping import Sums
 
 INPUTS, CHANNELS, BATCH = 6, 8, 32
 KERNEL = ProjectionDimensionNumbers(-2, -1)
@@ -191,6 +192,79 @@ def test_scaling_confirms_what_was_found(found):
             assert row.loss_change < 1e-4, row
 
 
+def by(*axes):
+    """As before a normalization over axes of the output (examples, heads, size)."""
+
+    def outputs(x, w):
+        return jax.nn.standardize(jnp.einsum("be,ehd->bhd", x, w), axis=axes)
+
+    return outputs
+
+
+HEADS = ProjectionDimensionNumbers((0, 2), (1,), view="channel")
+POSITIONS = ProjectionDimensionNumbers((0, 1), (2,), view="channel")
+PUBLISHED = ProjectionDimensionNumbers((0,), (1, 2))
+STACKED_HEADS = ProjectionDimensionNumbers((1, 3), (2,), view="channel")
+
+# What becomes of each kernel (features, heads, size), and the spec that must be found.
+GROUPS = {
+    "channel": (by(0), PUBLISHED._replace(view="channel")),
+    "head": (by(2), HEADS),
+    "position": (by(1), POSITIONS),
+    "layer": (by(1, 2), PUBLISHED._replace(view="layer")),
+    "neither": (lambda x, w: jnp.einsum("be,ehd->bhd", x, w), None),
+    "some": (stack(by(2), by(0)), STACKED_HEADS),
+}
+
+
+def loss_of_groups(params, batch):
+    return sum(distance(GROUPS[name][0](batch, w)) for name, w in params.items())
+
+
+@pytest.fixture(scope="module")
+def groups_found():
+    params = {
+        name: normal(i, *((2,) if name == "some" else ()), INPUTS, 3, 4)
+        for i, name in enumerate(GROUPS)
+    }
+    layout = dict.fromkeys(GROUPS, PUBLISHED)
+    layout["some"] = ProjectionDimensionNumbers(1, (2, 3))
+    return detect_scale_invariance(
+        loss_of_groups,
+        params,
+        small_batches(),
+        dimension_numbers=layout,
+        verify=True,
+    )
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_finest_vectors(groups_found, name):
+    assert groups_found[name] == GROUPS[name][1], groups_found.evidence
+    (row,) = (row for row in groups_found.evidence if row.path == name)
+    is_group = name in ("head", "position", "some")
+    assert (row.verdict == "group") == is_group
+    assert (row.group == "8 of 8") == is_group
+    if row.along is not None:
+        # Scaled vector by vector: else the loss would change by more.
+        assert row.loss_change < 1e-5
+
+
+def test_scaling_contradicts_a_group():
+    """The loss holds more than its gradients tell."""
+
+    def hidden(params, batch):
+        loss = distance(by(2)(batch, params["w"]))
+        return loss + jax.lax.stop_gradient(jnp.sum(params["w"] ** 2))
+
+    found = detect_scale_invariance(
+        hidden, {"w": normal(0, INPUTS, 3, 4)}, small_batches(), verify=True
+    )
+    (row,) = found.evidence
+    assert found["w"] is None
+    assert row.remark.startswith("the group (0, 2) view passes in all batches, but")
+
+
 def small_loss(params, batch):
     return distance(by_channel(batch, params["first"])) + distance(
         as_layer(batch, params["second"]) @ params["head"]
@@ -262,6 +336,7 @@ def test_one_batch_is_taken_at_the_given_weights():
         [gradient],
         num_batches=1,
         delta=0.2,
+        dimension_numbers=KERNEL,
     )
 
     def cosine(g, w):
@@ -294,27 +369,49 @@ def straight(params, batch):
 
 @pytest.mark.parametrize("loss", [straight, curved])
 def test_what_is_not_scale_invariant_is_not_found_by_chance(loss):
-    # Each batch element is a weight of its own. The promise, one in 10,000, makes 0.6
+    # Each batch element is a weight of its own. The promise, one in 10,000, makes 0.8
     # false ones of these; tested at the given weights alone, hundreds would pass.
-    shapes = ((2, 3), (16, 4), (7, 1))
+    shapes = ((2, 3), (16, 4), (7, 1), (3, 2, 2, 2))
     params = {str(i): normal(i, 2000, *shape) for i, shape in enumerate(shapes)}
+    layout = dict.fromkeys(params, KERNEL)
+    layout["3"] = ProjectionDimensionNumbers(1, (2, 3, 4))
     found = detect_scale_invariance(
-        loss, params, np.arange(8.0), dimension_numbers=KERNEL
+        loss, params, np.arange(8.0), dimension_numbers=layout
     )
     for row in found.evidence:
-        assert not re.search(r"\] (channel|layer)", row.remark), row
-        assert row.verdict not in ("channel", "layer")
+        assert not re.search(r"\] (channel|group|layer)", row.remark), row
+        assert "penalty" not in row.remark
+        assert row.along is None
+
+
+def test_layers_are_not_cut_by_chance():
+    """Halves of a layer without a radial part have opposite ones, and pass together.
+
+    So a finer grouping passes with the chance of a single vector, and there are six.
+    """
+    rng = np.random.default_rng(0)
+    g, w = rng.normal(size=(2, 8, 4000, 2, 2, 2, 3))
+    inner = np.sum(g * w, axis=(2, 3, 4, 5), keepdims=True)
+    g -= w * inner / np.sum(w**2, axis=(2, 3, 4, 5), keepdims=True)
+    g[5:] = 0
+    gw, gg, ww = (np.sum(x, axis=-1) for x in (g * w, g**2, w**2))
+    sums = Sums(gw, gg, ww, 3, (4000,), along=(1,), by=(2, 3, 4))
+    finding = _evidence.weigh(sums, delta=0.1, eps=1e-8)
+    assert (finding.verdict, finding.along) == ("layer", (1, 2, 3, 4))
+    assert finding.remark == "no gradient in 3 batches"
 
 
 def sums_with(ratios, delta=0.1):
     """One channel of 25 numbers, with cosines of so many thresholds in the batches.
 
-    None is a gradient of zeros.
+    None is a gradient of zeros. The signs alternate, unlike those under a penalty.
     """
     gg = np.array([ratio is not None for ratio in ratios], float)
-    gw = np.array([ratio or 0 for ratio in ratios], float) * delta / 5
+    signs = (-1) ** np.arange(len(ratios))
+    gw = signs * np.array([ratio or 0 for ratio in ratios], float) * delta / 5
     shape = (len(ratios), 1, 1)
-    return _evidence.Sums(gw.reshape(shape), gg.reshape(shape), np.ones(shape), 25, ())
+    gw, gg = gw.reshape(shape), gg.reshape(shape)
+    return Sums(gw, gg, np.ones(shape), 25, (), along=(0,), by=(1,))
 
 
 @pytest.mark.parametrize(
@@ -357,6 +454,120 @@ def test_scaling_can_contradict_the_gradients():
     assert found["w"] is None
     assert row.verdict == "mixed"
     assert row.remark.startswith("the layer view passes in all batches, but scaling")
+
+
+def test_the_second_opinion_is_asked_at_perturbed_weights():
+    """At those given, a bias of zeros hides that the kernel is not scale-invariant."""
+
+    def loss(params, batch):
+        kernel, bias = params["kernel"], params["bias"]
+        # Gradients do not see the bias; the loss does.
+        constant = jax.lax.stop_gradient(kernel)
+        seen = distance(as_layer(batch, kernel)) - distance(as_layer(batch, constant))
+        shifted = jax.nn.standardize(batch @ constant + jax.lax.stop_gradient(bias))
+        return seen + 100 * distance(shifted)
+
+    params = {"kernel": normal(0, INPUTS, CHANNELS), "bias": jnp.zeros(CHANNELS)}
+    found = detect_scale_invariance(loss, params, small_batches(), verify=True)
+    row = next(row for row in found.evidence if row.path == "kernel")
+    assert row.layer_passed == 8
+    assert row.verdict == "mixed"
+    assert row.loss_change > 1e-3
+
+
+def penalized(params, batch):
+    penalty = sum(jnp.sum(w**2) for w in params.values())
+    return small_loss(params, batch) + 0.5 * 1e-2 * penalty
+
+
+def test_a_penalty_in_the_loss():
+    found = detect_scale_invariance(penalized, small_params(), small_batches())
+    remarks = {row.path: row.remark for row in found.evidence}
+    said = (
+        "the loss holds an L2 penalty, in all batches <g, w> is 0.01 <w, w>: leave it "
+        "out and use weight_decay, then the verdict is "
+    )
+    assert remarks == {"first": f"{said}channel", "second": f"{said}layer", "head": ""}
+    assert dict(found) == dict.fromkeys(("first", "second", "head"))
+
+
+def test_strict_types():
+    """Sums are in single precision, whatever the weights are in."""
+
+    def loss(params, batch):
+        return small_loss({k: w.astype("float32") for k, w in params.items()}, batch)
+
+    dtypes = {"first": "bfloat16", "second": "float8_e4m3fn", "head": "float16"}
+    params = {k: w.astype(dtypes[k]) for k, w in small_params().items()}
+    params["temperature"] = jnp.asarray(1.0, "bfloat16")
+    with jax.numpy_dtype_promotion("strict"):
+        found = detect_scale_invariance(
+            lambda params, batch: loss(
+                {k: params[k] for k in dtypes},
+                batch * params["temperature"].astype("f4"),
+            ),
+            params,
+            small_batches(),
+            verify=True,
+        )
+    verdicts = {row.path: row.verdict for row in found.evidence}
+    assert verdicts["first"] == "channel"
+    assert verdicts["head"] == "neither"
+    # A float8 gradient has 3 bits: what is orthogonal to the weight is not, rounded.
+    assert verdicts["second"] != "channel"
+
+
+def test_complex_weights_under_strict_types():
+    def loss(params, batch):
+        z = params["z"]
+        unit = z / jnp.sqrt(jnp.sum(jnp.square(jnp.abs(z)), axis=0)).astype(z.dtype)
+        return distance(jnp.real(batch.astype(z.dtype) @ unit))
+
+    params = {"z": jax.lax.complex(normal(0, 6, 8), normal(1, 6, 8))}
+    with jax.numpy_dtype_promotion("strict"):
+        found = detect_scale_invariance(loss, params, small_batches(), verify=True)
+    assert found["z"].view == "channel"
+
+
+def test_parts_of_arrays_are_refused():
+    """Norms of a part would be taken for those of the whole."""
+    whole = small_params()
+    batches = list(small_batches())
+
+    def of_parts(params):
+        return detect_scale_invariance(small_loss, params, batches)
+
+    def of_whole(_):
+        return detect_scale_invariance(small_loss, whole, batches)
+
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = dict(mesh=mesh, in_specs=jax.P(), out_specs=jax.P())
+    for inside in (
+        jax.jit(of_parts),
+        jax.shard_map(of_parts, **specs),
+        jax.shard_map(of_whole, **specs),
+    ):
+        with pytest.raises(
+            ValueError, match="decides by numbers, those of whole arrays"
+        ):
+            inside(whole)
+
+
+def test_the_program_cannot_tell():
+    """The error names what to override, and with a layout there is none."""
+
+    def loss(params, batch):
+        there_and_back = batch[:, :4] @ params["odd"] @ params["odd"].T
+        return small_loss(params, batch) + distance(there_and_back)
+
+    params = {**small_params(), "odd": normal(3, 4, 5)}
+    with pytest.raises(ValueError, match='"odd": ProjectionDimensionNumbers'):
+        detect_scale_invariance(loss, params, small_batches())
+    layout = {**dict.fromkeys(params, KERNEL), "odd": None}
+    found = detect_scale_invariance(
+        loss, params, small_batches(), dimension_numbers=layout
+    )
+    assert found["first"].view == "channel"
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 What is true follows from what a weight feeds. Before a batch normalization each channel
 is scale-invariant, with a bias or without; before a layer or group normalization, the
-weight as a whole; under weight normalization, each channel. The heads' rows of queries
-and keys are normalized together, so that these are as a whole. Everything else adds to
-something before it is normalized.
+weight as a whole; under weight normalization, each channel. Queries and keys are
+normalized head by head, so that each head's part of a kernel is scale-invariant.
+Everything else adds to something before it is normalized. Axes come from the program.
 """
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,7 +17,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from optax_adamp import detect_scale_invariance, layouts
+from optax_adamp import ProjectionDimensionNumbers, detect_scale_invariance
 
 CLASSES, TOKENS, LENGTH, FEATURES, HEADS = 5, 11, 6, 16, 2
 
@@ -160,13 +161,8 @@ def detect_linen(model, precision, **options):
         )
         return cross_entropy(logits, labels)
 
-    layout = layouts.from_linen(module, inputs(model, 0))
     return detect_scale_invariance(
-        loss_fn,
-        params,
-        batches(model),
-        dimension_numbers=layout,
-        verify=precision != "float32",
+        loss_fn, params, batches(model), verify=precision != "float32"
     )
 
 
@@ -182,15 +178,43 @@ def detect_nnx(model, precision, **options):
         )
 
     return detect_scale_invariance(
-        loss_fn,
-        params,
-        batches(model),
-        dimension_numbers=layouts.from_nnx(built),
-        verify=precision != "float32",
+        loss_fn, params, batches(model), verify=precision != "float32"
     )
 
 
-QK = dict.fromkeys(("attention/query/kernel", "attention/key/kernel"), "layer")
+class EquinoxConvNet(eqx.Module):
+    """Channels are the first axis of all that it holds."""
+
+    conv1: eqx.nn.Conv2d
+    conv2: eqx.nn.Conv2d
+    head: eqx.nn.Linear
+
+    def __init__(self, keys):
+        self.conv1 = eqx.nn.Conv2d(3, 8, 3, key=keys[0])
+        self.conv2 = eqx.nn.Conv2d(8, 12, 3, key=keys[1])
+        self.head = eqx.nn.Linear(12, CLASSES, key=keys[2])
+
+    def __call__(self, images):
+        x = jnp.moveaxis(images, -1, 1)
+        for conv in (self.conv1, self.conv2):
+            x = jax.nn.relu(jax.nn.standardize(jax.vmap(conv)(x), axis=(0, 2, 3)))
+        return jax.vmap(self.head)(x.mean((2, 3)))
+
+
+def detect_equinox(model, precision):
+    dtype, _ = PRECISIONS[precision]
+    built = model(jax.random.split(jax.random.key(0), 3))
+    params, static = eqx.partition(built, eqx.is_inexact_array)
+    params = jax.tree.map(lambda p: p.astype(dtype), params)
+
+    def loss_fn(params, batch):
+        examples, labels = batch
+        return cross_entropy(eqx.combine(params, static)(examples), labels)
+
+    return detect_scale_invariance(loss_fn, params, batches(model))
+
+
+QK = dict.fromkeys(("attention/query/kernel", "attention/key/kernel"), "group")
 CONVOLUTIONS = {"conv1/kernel": "channel", "conv2/kernel": "channel"}
 RESIDUAL = dict.fromkeys(("stem/kernel", "conv1/kernel", "conv2/kernel"), "layer")
 WEIGHT_NORMED = dict.fromkeys(("up/kernel", "down/kernel", "head/kernel"), "channel")
@@ -206,6 +230,12 @@ MODELS = {
         {"weight_norm": True},
         WEIGHT_NORMED,
     ),
+    "Equinox, BatchNorm": (
+        detect_equinox,
+        EquinoxConvNet,
+        {},
+        {"conv1/weight": "channel", "conv2/weight": "channel"},
+    ),
     "NNX, BatchNorm": (detect_nnx, NnxConvNet, {}, CONVOLUTIONS),
     "NNX, transformer": (detect_nnx, NnxTransformer, {}, {}),
     "NNX, q and k": (detect_nnx, NnxTransformer, {"normalize_qk": True}, QK),
@@ -213,6 +243,7 @@ MODELS = {
 
 
 CASES = [
+    ("Equinox, BatchNorm", "float32"),
     ("Linen, BatchNorm", "bfloat16 params"),
     ("Linen, GroupNorm", "float32"),
     ("Linen, q and k", "float32"),
@@ -227,9 +258,34 @@ CASES = [
 def test_what_is_known_of_a_model(name, precision):
     detect, model, options, truth = MODELS[name]
     found = detect(model, precision, **options)
-    views = {
-        row.path: row.verdict
-        for row in found.evidence
-        if row.verdict in ("channel", "layer")
-    }
+    views = {row.path: row.verdict for row in found.evidence if row.along is not None}
     assert views == truth, found.evidence
+    assert "penalty" not in str(found.evidence)
+    if truth is QK:
+        # Of a kernel (features, heads, size), a vector for each head.
+        expected = ProjectionDimensionNumbers((0, 2), (1,), view="channel")
+        assert found["attention"]["query"]["kernel"] == expected
+
+
+@pytest.mark.parametrize("is_penalized", [lambda w: w.ndim > 1, lambda w: True])
+def test_a_penalty_in_the_loss_of_a_network(is_penalized):
+    """As in Flax's example for ImageNet, on kernels alone or on all parameters."""
+    model = LinenConvNet()
+    variables = model.init(jax.random.key(0), inputs(LinenConvNet, 0))
+
+    def loss_fn(params, batch):
+        images, labels = batch
+        logits, _ = model.apply(
+            {**variables, "params": params}, images, mutable=["batch_stats"]
+        )
+        weights = filter(is_penalized, jax.tree.leaves(params))
+        penalty = sum(jnp.sum(w**2) for w in weights)
+        return cross_entropy(logits, labels) + 0.5 * 1e-2 * penalty
+
+    found = detect_scale_invariance(loss_fn, variables["params"], batches(LinenConvNet))
+    remarks = {row.path: row.remark for row in found.evidence if row.remark}
+    said = "in all batches <g, w> is 0.01 <w, w>"
+    assert remarks.keys() == CONVOLUTIONS.keys()
+    assert all(said in remark for remark in remarks.values()), found.evidence
+    assert {row.path: row.verdict for row in found.evidence}["conv1/kernel"] == "mixed"
+    assert found["conv1"]["kernel"] is None

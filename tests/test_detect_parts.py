@@ -21,6 +21,17 @@ def leaf(array, axes=AXES, why="why", has_gradient=True, names=("w",)):
     return _detect._Leaf(names, array, axes, why, has_gradient)
 
 
+def problem_of(loss_fn, leaves):
+    """Of a loss that takes the leaves as a list."""
+    params = [given.array for given in leaves]
+    loss = _detect._loss(
+        loss_fn, params, [(given.names, given.array) for given in leaves]
+    )
+    return _detect._problem(
+        loss, [given.axes for given in leaves if given.has_gradient]
+    )
+
+
 @pytest.mark.parametrize(
     ("node", "axes", "why", "has_gradient"),
     [
@@ -122,12 +133,13 @@ def test_perturbed_complex_weights():
         assert float(jnp.mean(part**2)) == pytest.approx(power / 4, rel=0.1)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float32", "complex64"])
 @pytest.mark.parametrize("axes", [AXES, None])
 def test_perturbed_weights_keep_their_dtype(dtype, axes):
-    moved = _detect._perturb_leaf(
-        jnp.ones((2, 3, 4), dtype), jax.random.key(0), axes=axes
-    )
+    with jax.numpy_dtype_promotion("strict"):
+        moved = _detect._perturb_leaf(
+            jnp.ones((2, 3, 4), dtype), jax.random.key(0), axes=axes
+        )
     assert (moved.dtype, moved.shape) == (dtype, (2, 3, 4))
 
 
@@ -150,17 +162,16 @@ def test_sums_of_one_batch():
     )
 
 
+@pytest.mark.parametrize(("axes", "shape"), [(AXES, (2, 1, 4)), (None, (1, 1, 1))])
+def test_shape_of_channels(axes, shape):
+    assert _detect._shape_of_channels(leaf(jnp.ones((2, 3, 4)), axes)) == shape
+
+
 @pytest.mark.parametrize(
-    ("array", "axes", "view", "shape"),
-    [
-        (np.ones((2, 3, 4)), AXES, "channel", (2, 1, 4)),
-        (np.ones((2, 3, 4)), AXES, "layer", (2, 1, 1)),
-        (np.ones((2, 3, 4)), None, "layer", (1, 1, 1)),
-        (1.5, None, "channel", ()),
-    ],
+    ("along", "shape"), [((1,), (2, 1, 4)), ((1, 2), (2, 1, 1)), ((), (2, 3, 4))]
 )
-def test_shape_of_vectors(array, axes, view, shape):
-    assert _detect._shape_of_vectors(leaf(array, axes), view) == shape
+def test_shape_of_vectors(along, shape):
+    assert _detect._shape_of_vectors(np.ones((2, 3, 4)), along) == shape
 
 
 @pytest.mark.parametrize(
@@ -195,7 +206,8 @@ def test_losses():
 
 
 def row(verdict, **more):
-    return Evidence("w", (2, 3, 4), verdict, 8, 8, 0.5, 8, 8, 0.5, **more)
+    along = {"channel": (1,), "layer": (1, 2), "group": (0, 1)}.get(verdict)
+    return Evidence("w", (2, 3, 4), verdict, 8, 8, 0.5, 8, 8, 0.5, along, **more)
 
 
 def test_layout_of_what_was_found():
@@ -262,8 +274,7 @@ def test_verified_rows():
         leaf(jnp.ones((1, 4, 2)), names=("v",)),
         leaf(jnp.ones(3), axes=None, names=("u",)),
     ]
-    treedef = jax.tree.structure([0, 0, 0])
-    problem = _detect._problem(loss, leaves, treedef)
+    problem = problem_of(loss, leaves)
     rows = {("w",): row("channel"), ("v",): row("layer"), ("u",): row("not tested")}
     weights = [given.array for given in leaves]
 
@@ -293,18 +304,17 @@ def test_what_a_second_opinion_is_asked(view, sign, monkeypatch):
         asked.append(arguments)
         return arguments[0]
 
-    def at_threshold(sums, view, delta):
-        np.testing.assert_allclose(sums.ww, np.full((1, 1, 2), 4 * 0.25))
-        return {"channel": 10.0, "layer": 20.0}[view] * delta
+    def at_threshold(sums, delta):
+        number = sums.ww.size
+        np.testing.assert_allclose(sums.ww.ravel(), [2 / number] * number)
+        return {2: 10.0, 1: 20.0}[number] * delta
 
     monkeypatch.setattr(_detect, "second_opinion", opinion)
     monkeypatch.setattr(_detect, "change_at_threshold", at_threshold)
     given = leaf(jnp.full((1, 4, 2), 0.5))
     low = leaf(jnp.ones(3, jnp.bfloat16), axes=None, names=("low",))
-    problem = _detect._problem(
-        lambda params, batch: sign * batch * jnp.sum(params[0] ** 2),
-        [given, low],
-        jax.tree.structure([0, 0]),
+    problem = problem_of(
+        lambda params, batch: sign * batch * jnp.sum(params[0] ** 2), [given, low]
     )
     rows = {("w",): row(view), ("low",): row("channel")}
 
@@ -328,9 +338,7 @@ def test_what_a_second_opinion_is_asked(view, sign, monkeypatch):
 
 def test_verified_without_a_parameter_that_was_found():
     given = leaf(jnp.ones((1, 4, 2)))
-    problem = _detect._problem(
-        lambda params, batch: jnp.sum(params[0]), [given], jax.tree.structure([0])
-    )
+    problem = problem_of(lambda params, batch: jnp.sum(params[0]), [given])
     rows = {("w",): row("neither")}
     at = ([given.array], 1.0)
     assert _detect._verify(problem, at, [given], rows, delta=0.1, seed=0) == rows
@@ -338,7 +346,7 @@ def test_verified_without_a_parameter_that_was_found():
 
 def test_leaves():
     params = {"a": None, "b": optax.MaskedNode(), "c": jnp.ones((2, 3)), "d": 1}
-    leaves = _detect._leaves(params, None)
+    leaves = _detect._leaves(_detect._named_arrays(params), None, params)
     assert [given.names for given in leaves] == [("a",), ("b",), ("c",), ("d",)]
     assert [given.why for given in leaves] == [
         "absent",
@@ -414,7 +422,7 @@ jax.tree_util.register_pytree_with_keys(
 )
 def test_params_that_cannot_be_tested(params, message):
     with pytest.raises(ValueError, match=only(message)):
-        _detect._leaves(params, None)
+        _detect._named_arrays(params)
 
 
 def test_numbers_out_of_range():
@@ -436,10 +444,9 @@ def test_constants_reach_the_loss():
         leaf(jnp.ones((1, 3, 2))),
         leaf(np.array([2, 3]), axes=None, has_gradient=False, names=("n",)),
     ]
-    problem = _detect._problem(
-        lambda params, batch: batch * jnp.sum(params["a"]) * params["b"][1],
-        leaves,
-        jax.tree.structure({"a": 0, "b": 0}),
+    # Constants: a tracer could not give an index.
+    problem = problem_of(
+        lambda params, batch: batch * jnp.sum(params[0]) * int(params[1][1]), leaves
     )
     ((gw, gg, ww),) = problem.gradient_sums([leaves[0].array], 2.0)
     for actual, expected in ((gw, 18.0), (gg, 108.0), (ww, 3.0)):

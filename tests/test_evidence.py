@@ -9,14 +9,13 @@ import pytest
 from optax_adamp._evidence import (
     Evidence,
     Finding,
-    Sums,
     _tail,
     change_at_threshold,
     evidence_table,
     second_opinion,
-    stack,
     weigh,
 )
+from optax_adamp._grouping import Sums, merge, stack
 from optax_adamp._specs import Axes
 
 LENGTH = 25
@@ -26,14 +25,16 @@ INF, NAN = np.inf, np.nan
 def sums(ratios, *, ww=1.0, batch_shape=None):
     """Of channels with these cosines over the threshold, by batch, element, channel.
 
-    NaN stands for a gradient of zeros.
+    NaN stands for a gradient of zeros. Gradients point outwards and inwards in turn, or
+    they would be those of a penalty.
     """
     ratios = np.asarray(ratios, float)
     live = ~np.isnan(ratios)
     ww = np.broadcast_to(ww, ratios.shape)
-    gw = np.where(live, ratios, 0) * 0.1 / math.sqrt(LENGTH) * np.sqrt(ww)
+    signs = (-1.0) ** np.arange(len(ratios))[:, None, None]
+    gw = signs * np.where(live, ratios, 0) * 0.1 / math.sqrt(LENGTH) * np.sqrt(ww)
     shape = ratios.shape[1:2] if batch_shape is None else batch_shape
-    return Sums(gw, live.astype(float), ww, LENGTH, shape)
+    return Sums(gw, live.astype(float), ww, LENGTH, shape, along=(1,), by=(2,))
 
 
 def verdict(ratios, **arguments):
@@ -61,10 +62,14 @@ def test_numbers_of_a_finding():
         layer_passed=7,
         layer_informative=7,
         layer_cosine=pytest.approx(0.75),
+        along=(1,),
+        group_passed=None,
+        group_informative=None,
+        group_cosine=None,
         remark="no gradient in 1 batch",
     )
     # Plain numbers.
-    assert [type(value) for value in finding] == [str, *[int, int, float] * 2, str]
+    assert [type(value) for value in finding[:7]] == [str, *[int, int, float] * 2]
     scaled = weigh(sums(ratios, ww=4.0, batch_shape=()), delta=0.2, eps=1e-8)
     assert scaled.channel_cosine == pytest.approx(0.375)
     # The worst of two batch elements, which each have their own batches.
@@ -170,8 +175,9 @@ def test_verdicts(ratios, expected):
 def test_what_reaches_the_threshold_does_not_pass():
     """Numbers without rounding: the cosine is 1/32, the threshold 1/8 by four."""
     one = np.ones((8, 1, 1))
+    signs = (-one) ** np.arange(8)[:, None, None]
     for cosine, found in ((1 / 32, "neither"), (1 / 64, "channel")):
-        at = Sums(cosine * one, one, one, 16, ())
+        at = Sums(cosine * signs, one, one, 16, (), along=(0,), by=(1,))
         assert weigh(at, delta=1 / 8, eps=1e-8).verdict == found
 
 
@@ -311,13 +317,12 @@ def test_norms_up_to_eps_tell_nothing():
 
 
 def test_change_at_the_threshold():
-    given = Sums(*(np.full((1, 2, 3), v) for v in (9.0, 4.0, 16.0)), LENGTH, (2,))
+    numbers = (np.full((1, 2, 3), v) for v in (9.0, 4.0, 16.0))
+    given = Sums(*numbers, LENGTH, (2,), along=(1,), by=(2,))
 
     expected = math.log(2) * 0.1
-    assert change_at_threshold(given, "channel", 0.1) == pytest.approx(
-        expected * 6 * 8 / 5
-    )
-    assert change_at_threshold(given, "layer", 0.1) == pytest.approx(
+    assert change_at_threshold(given, 0.1) == pytest.approx(expected * 6 * 8 / 5)
+    assert change_at_threshold(merge(given, (1, 2)), 0.1) == pytest.approx(
         expected * 2 * 24 / math.sqrt(75)
     )
 
@@ -334,7 +339,7 @@ def test_probability_of_many_passes():
         assert _tail(passed, 5, 0.2) == pytest.approx(expected)
 
 
-FOUND = Evidence("w", (2, 3), "layer", 0, 8, 2.0, 8, 8, 0.5, remark="so")
+FOUND = Evidence("w", (2, 3), "layer", 0, 8, 2.0, 8, 8, 0.5, (0, 1), remark="so")
 
 
 @pytest.mark.parametrize(
@@ -354,7 +359,10 @@ def test_second_opinion_that_does_not():
     )
     row = second_opinion(FOUND, 2 / 3, 0.5, 2.0)
     assert row == FOUND._replace(
-        verdict="mixed", loss_change=pytest.approx(1 / 3), remark=f"{remark}; so"
+        verdict="mixed",
+        along=None,
+        loss_change=pytest.approx(1 / 3),
+        remark=f"{remark}; so",
     )
     assert second_opinion(FOUND._replace(remark=""), 2 / 3, 0.5, 2.0).remark == remark
 
@@ -374,19 +382,24 @@ def test_sums_of_batches():
 
     stacked = stack(batches, weight, axes)
 
-    expected = np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2).reshape(3, 8)
+    expected = np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2)
     for k, actual in enumerate(stacked[:3]):
         assert actual.dtype == np.float64
         np.testing.assert_array_equal(
             actual, np.stack([expected + 1000 * k, expected + 100 + 1000 * k])
         )
-    assert stacked[3:] == (5, (3,))
+    assert stacked[3:] == (5, (3,), (1,), (0, 3))
     assert stack(batches, weight.astype(np.complex64), axes).length == 10
 
 
 ROWS = [
     FOUND._replace(
-        path="a", verdict="channel", channel_passed=8, layer_passed=5, remark=""
+        path="a",
+        verdict="channel",
+        channel_passed=8,
+        layer_passed=5,
+        along=(0,),
+        remark="",
     ),
     FOUND._replace(path="b", remark="", loss_change=1e-9),
     Evidence("c", (2,), "neither", 1, 7, 3.0, 2, 8, 4.0),
@@ -428,3 +441,198 @@ def test_table():
         "(!) e: why e",
     ]
     assert evidence_table(ROWS[:3]).notes[-1] == "largest cosine over its threshold."
+
+
+# Cosines over the threshold of two heads with two channels each.
+HEADS = [[1.2, -1.2], [3.0, -3.0]]
+# Of two positions.
+POSITIONS = [[1.2, 3.0], [-1.2, -3.0]]
+WHOLE = [[1.2, 3.0], [-3.0, -1.2]]
+CHANNELS = [[0.5, 0.4], [0.3, 0.5]]
+NEITHER = [[3.0, 3.0], [3.0, 3.0]]
+
+
+def heads(*kinds, batches=8, live=None):
+    """Of weights (batch, in, heads, size), one for each kind; see `sums`."""
+    flat = sums(np.asarray([kinds] * batches).reshape(batches, len(kinds), 4))
+    shape = (batches, len(kinds), 2, 2)
+    gw, gg, ww = (x.reshape(shape) for x in flat[:3])
+    if live is not None:
+        gw, gg = (x * np.asarray(live)[:, None, None, None] for x in (gw, gg))
+    return Sums(gw, gg, ww, LENGTH, (len(kinds),), along=(1,), by=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "verdict", "along", "remark"),
+    [
+        ((HEADS,), "group", (1, 3), ""),
+        ((POSITIONS,), "group", (1, 2), ""),
+        ((WHOLE,), "layer", (1, 2, 3), ""),
+        ((CHANNELS,), "channel", (1,), ""),
+        ((NEITHER,), "neither", None, ""),
+        ((HEADS, HEADS), "group", (1, 3), ""),
+        (
+            (HEADS, CHANNELS),
+            "group",
+            (1, 3),
+            "batch elements differ: [0] group (1, 3); [1] channel",
+        ),
+        (
+            (HEADS, POSITIONS),
+            "layer",
+            (1, 2, 3),
+            "batch elements differ: [0] group (1, 3); [1] group (1, 2)",
+        ),
+        (
+            (HEADS, NEITHER),
+            "mixed",
+            None,
+            "batch elements differ: [0] group (1, 3); [1] neither",
+        ),
+    ],
+)
+def test_groups(kinds, verdict, along, remark):
+    finding = weigh(heads(*kinds), delta=0.1, eps=1e-8)
+    assert (finding.verdict, finding.along, finding.remark) == (verdict, along, remark)
+    numbers = (finding.group_passed, finding.group_informative, finding.group_cosine)
+    if verdict != "group":
+        assert numbers == (None, None, None)
+        return
+    # Opposite cosines cancel; two equal norms leave the sum of others by sqrt(2).
+    worst = 0.9 / math.sqrt(2) if CHANNELS in kinds else 0.0
+    assert numbers == (8, 8, pytest.approx(worst, abs=1e-12))
+    assert [type(number) for number in numbers] == [int, int, float]
+
+
+@pytest.mark.parametrize(("live", "verdict"), [(4, "layer"), (5, "group")])
+def test_groups_need_a_batch_more(live, verdict):
+    """There are two, and each may pass by chance."""
+    given = heads(HEADS, live=[1] * live + [0] * (8 - live))
+    finding = weigh(given, delta=0.1, eps=1e-8)
+    assert finding.verdict == verdict
+    assert finding.remark == f"no gradient in {8 - live} batches"
+
+
+def test_a_group_in_all_of_few_batches():
+    assert weigh(heads(HEADS, batches=2), delta=0.1, eps=1e-8).verdict == "group"
+
+
+def test_a_group_of_which_one_has_no_gradient():
+    """The layer passes as well, and asks nothing of its parts."""
+    given = heads(HEADS)
+    live = np.array([[1.0], [0.0]])
+    finding = weigh(
+        given._replace(gw=given.gw * live, gg=given.gg * live), delta=0.1, eps=1e-8
+    )
+    assert finding.verdict == "layer"
+
+
+GROUP = Evidence("g", (2, 3, 4), "group", 0, 8, 9.0, 8, 8, 0.2, (0, 2), 8, 8, 0.25)
+
+
+def test_table_with_groups():
+    assert GROUP.summary == "group (0, 2), 8 of 8 batches"
+    table = evidence_table([ROWS[0], GROUP._replace(remark="so")])
+    assert str(table).splitlines() == [
+        "path  shape      verdict           by channel  cos/limit  by group  "
+        "cos/limit  as layer  cos/limit",
+        "a     (2, 3)     channel           8 of 8              2            "
+        "           5 of 8          0.5",
+        "g     (2, 3, 4)  group (0, 2) (!)  0 of 8              9  8 of 8    "
+        "     0.25  8 of 8          0.2",
+        "2 of 2 arrays are scale-invariant: 1 by channel, 1 by group, 0 as a layer.",
+        "For each view: how many of the batches that have a gradient pass, and the",
+        "largest cosine over its threshold.",
+        "In brackets: the axes along which the vectors of a group run.",
+        "(!) g: so",
+    ]
+
+
+def test_second_opinion_on_a_group():
+    row = second_opinion(GROUP, 1.0, 0.5, 2.0)
+    assert (row.verdict, row.along) == ("mixed", None)
+    assert row.remark.startswith("the group (0, 2) view passes in all batches, but")
+
+
+def penalized(given, factor):
+    """The sums of a gradient to which a multiple of the weight was added."""
+    return given._replace(
+        gw=given.gw + factor * given.ww,
+        gg=given.gg + 2 * factor * given.gw + factor**2 * given.ww,
+    )
+
+
+def nearly(kind, rounding=1e-3):
+    """Cosines that only rounding keeps from zero."""
+    return heads(np.asarray(kind) * rounding)
+
+
+REMARK = (
+    "the loss holds an L2 penalty, in all batches <g, w> is {} <w, w>: leave it out "
+    "and use weight_decay"
+)
+
+
+def test_a_penalty_that_passes_is_told():
+    finding = weigh(penalized(nearly(CHANNELS), 0.01), delta=0.1, eps=1e-8)
+    assert (finding.verdict, finding.along) == ("channel", (1,))
+    assert finding.remark == REMARK.format(0.01)
+
+
+@pytest.mark.parametrize("factor", [0.03, 0.3, 2.5])
+def test_a_penalty_hides_what_is_scale_invariant(factor):
+    finding = weigh(penalized(nearly(CHANNELS), factor), delta=0.1, eps=1e-8)
+    assert (finding.verdict, finding.along) == ("mixed", None)
+    assert finding.remark == REMARK.format(factor) + ", then the verdict is channel"
+
+
+def test_a_penalty_on_a_group():
+    # Each head by itself has a radial part of zero, its channels have not.
+    finding = weigh(penalized(heads(HEADS), 0.3), delta=0.1, eps=1e-8)
+    assert finding.remark == REMARK.format(0.3) + ", then the verdict is group (1, 3)"
+
+
+def unequal(values):
+    """A radial part that is so many times the weight, one for each batch."""
+    values = np.asarray(values)[:, None, None]
+    zeros = heads([[0.0] * 2] * 2, batches=len(values))
+    flat = zeros._replace(
+        by=(2,),
+        **{
+            name: getattr(zeros, name).reshape(len(values), 1, 4)
+            for name in ("gw", "gg", "ww")
+        },
+    )
+    return penalized(flat, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "is_penalty"),
+    [
+        ([0.3] * 8, True),
+        ([0.3] * 6, True),
+        ([0.3] * 5, False),
+        ([0.3] * 7 + [0.305], True),
+        ([0.3] * 7 + [0.31], False),
+        ([-0.3] * 8, False),
+        ([0.3, -0.3] * 4, False),
+    ],
+)
+def test_what_is_a_penalty(values, is_penalty):
+    remark = weigh(unequal(values), delta=0.1, eps=1e-8).remark
+    assert ("L2 penalty" in remark) == is_penalty
+
+
+def test_a_penalty_is_that_of_all_vectors():
+    """A norm's eps may leave the same radial part in the layer, not in its channels."""
+    given = sums([[[1e-3] * 2]] * 8, batch_shape=())
+    factors = np.array([0.005, 0.015])
+    finding = weigh(penalized(given, factors), delta=0.1, eps=1e-8)
+    assert (finding.verdict, finding.remark) == ("channel", "")
+
+
+def test_nothing_but_a_penalty():
+    """Without it there is no gradient, and nothing is known."""
+    silent = sums([[[NAN] * 2]] * 8, batch_shape=())
+    finding = weigh(penalized(silent, 0.3), delta=0.1, eps=1e-8)
+    assert (finding.verdict, finding.remark) == ("neither", "")

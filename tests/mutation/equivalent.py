@@ -46,7 +46,7 @@ _REASONS = {
     ("layouts._nnx", 'return ""', "return None"): "Both are false.",
     (
         "_evidence",
-        "_judge(channel.at(e), layer.at(e), finite[:, e], int(silent[e]), least)",
+        "int(silent[e]),",
         "call -> argument 0",
     ): _NUMBERS,
     (
@@ -130,40 +130,19 @@ _REASONS = {
     ): "The imaginary part of the product is zero.",
     (
         "_detect",
-        "moved = math.sqrt(1 - _NOISE) * w + jnp.sqrt(_NOISE * variance) * noise",
+        "moved = math.sqrt(1 - _NOISE) * w + size * noise",
         "Add -> Sub",
     ): "Noise has either sign.",
     (
         "_detect",
-        'jnp.ones(_shape_of_vectors(leaf, "channel"), leaf.array.dtype)',
-        "'channel' -> 'XX...'",
-    ): "There are two views, and only the name of the other is asked for.",
-    (
-        "_detect",
-        "rounding = _ROUNDINGS * float(max(precisions)) * abs(float(before))",
+        "rounding = _ROUNDINGS * max(map(float, precisions)) * abs(float(before))",
         "call -> argument 0",
     ): _NUMBERS,
     (
         "_detect",
-        "verified[leaf.names] = second_opinion(row, change, allowed, "
-        "abs(float(before)))",
+        "row, change, rounding + limit, abs(float(before))",
         "call -> argument 0",
     ): _NUMBERS,
-    (
-        "_detect",
-        "scaled[index] = unscaled[index] * jnp.asarray(factors, leaf.array.dtype)",
-        "Mult -> Div",
-    ): "It halves what it would have doubled, and there is as much of both.",
-    (
-        "_detect",
-        "scaled[index] = unscaled[index] * jnp.asarray(factors, leaf.array.dtype)",
-        "call -> argument 0",
-    ): "Powers of two are exact in any dtype.",
-    (
-        "_detect",
-        "scaled[index] = unscaled[index] * jnp.asarray(factors, leaf.array.dtype)",
-        "without argument 1",
-    ): "Powers of two are exact in any dtype.",
     (
         "_detect",
         "layout.evidence = evidence_table(list(rows.values()))",
