@@ -274,8 +274,8 @@ def test_nothing_settles_equal_sizes():
         ]
     )
     assert (
-        "kernel: an array of shape (4, 4, 4) of Linear: its sizes leave open whether "
-        f"it is {readings}\n"
+        f"kernel: an array of shape (4, 4, 4) of {nnx.Linear.__module__}.Linear: its "
+        f"sizes leave open whether it is {readings}\n"
     ) in str(caught.value)
     assert '    "kernel": ProjectionDimensionNumbers((0, 1), 2),' in str(caught.value)
     layout = from_nnx(model, overrides={"kernel": Spec((1,), (2,))})
@@ -321,7 +321,7 @@ def test_a_module_of_a_user():
 
     model = build(stack(Own))
 
-    with pytest.raises(ValueError, match=r"shift: an array of shape \(4, 5\) of Own"):
+    with pytest.raises(ValueError, match=r"shift: an array of shape \(4, 5\) of .*Own"):
         from_nnx(model)
     layout = from_nnx(model, overrides={"shift": None})
     assert layout["linear"]["kernel"] == Spec((1,), (2,))

@@ -267,8 +267,8 @@ def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
         for path, node in nnx.iter_graph(model)
         if isinstance(node, nnx.Pytree) and not isinstance(node, nnx.List | nnx.Dict)
     }
-    nodes = cast(Iterable[tuple[Any, Any]], nnx.iter_graph(model))
-    original = dict(nodes)
+    nodes: Any = nnx.iter_graph(model)
+    original: dict[Any, Any] = dict(nodes)
     # A Variable has one path in the state, however many modules hold it.
     sharing: dict[int, list[Any]] = defaultdict(list)
     for owner in owners.values():
@@ -321,7 +321,8 @@ def _describe(leaf: _Leaf, leaves: list[_Leaf]) -> Parameter:
         return parameter(problem=f"it would have made ({made}) or a stack of these")
     if len(readings) > 1:
         alternatives = " or ".join(
-            f"{stacking}, {spec}"
+            f"{stacking}, ProjectionDimensionNumbers({spec.reduction_axis}, "
+            f"{spec.output_axis})"
             for spec, stacking in readings.items()
         )
         return parameter(problem=f"its sizes leave open whether it is {alternatives}")

@@ -247,7 +247,7 @@ def _dynamic_slice(operation: Operation, values: list[Value]) -> list[Value]:
         return _cut_data(operation, values)
     if any(start.tracks for start in starts):
         operation.combine(*starts)
-    cut = _cut(value, shape, [operation.equation] * len(shape))
+    cut = _cut(value, shape, [operation.step] * len(shape))
     picked = {
         axis
         for axis, start in enumerate(starts)
@@ -429,7 +429,7 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
     moved = map_tracks(moved, move)
     if not is_lookup:
         for axis in picked:
-            entry = _tracks.select(value, axis, operation.equation)
+            entry = _tracks.select(value, axis, operation.step)
             moved = moved._replace(
                 tracks=tuple(
                     track._replace(selection=chosen.selection)
@@ -520,12 +520,18 @@ def _product(
                 return _row_lookup(operation, sides, value is left)
             if not (other.is_data or other.is_captured):
                 return _mapped(operation, sides, value is left)
+            if operation.equation and not any(map(is_linked, value.tracks)):
+                return _partly_contracted(operation, sides, value is left)
             operation.contract(
                 value,
                 reduction,
                 shared,
                 left_is_input=not _is_input_contracted(value, reduction),
             )
+        elif value.tracks and all(t.equation for t in value.tracks):
+            if value.tracks[0].equation == operation.equation and not other.tracks:
+                return _partly_contracted(operation, sides, value is left)
+            operation.combine(value)
         elif value.tracks:
             _contract_rows(operation, value, reduction, shared, other)
     return data
@@ -626,6 +632,30 @@ def _mapped(
         return _tracks.rearrange(_tracks.reduce(weight, summed, sizes), order, shape)
     moved = map_tracks(weight, _replaced(operation, sides, weight_is_left))
     return moved._replace(shape=shape, varies=(False,) * len(shape), counts=None)
+
+
+def _partly_contracted(
+    operation: Operation, sides: Sequence[_Side], weight_is_left: bool
+) -> Value:
+    """One of several products in an einsum, of which the next may sum over more."""
+    weight, summed, shared = sides[0 if weight_is_left else 1]
+    move = _replaced(operation, sides, weight_is_left)
+
+    def contract(track: Track) -> Track:
+        # What the other operand brings along is none of its axes.
+        emptied = track._replace(
+            dimensions=tuple(
+                unowned(weight.shape[axis]) if axis in {*summed, *shared} else dimension
+                for axis, dimension in enumerate(track.dimensions)
+            )
+        )
+        reduced = {a for axis in summed for a in track.axes_at(axis)}
+        batch = {a for axis in shared for a in track.axes_at(axis)}
+        moved = move(emptied)._replace(equation=operation.equation)
+        return moved.became(reduced, _tracks.REDUCTION).became(batch, _tracks.BATCH)
+
+    tracks = tuple(map(contract, weight.tracks))
+    return plain(operation.shapes[0], is_data=True)._replace(tracks=tracks)
 
 
 def _product_of_weights(operation: Operation, sides: Sequence[_Side]) -> Value:

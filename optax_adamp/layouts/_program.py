@@ -113,7 +113,7 @@ class Operation:
         has_gradient: bool,
     ):
         self.program = program
-        self.equation = equation
+        self.step = equation
         self.name: str = equation.primitive.name
         self.params: dict[str, Any] = equation.params
         self._caller = caller
@@ -122,7 +122,7 @@ class Operation:
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """The shapes of the results."""
-        return list(map(_shape, self.equation.outvars))
+        return list(map(_shape, self.step.outvars))
 
     @property
     def distance(self) -> int:
@@ -148,16 +148,22 @@ class Operation:
         modules = "/".join(names)
         return " ".join(filter(None, [modules, self._place()])) or "at unknown place"
 
+    @property
+    def equation(self) -> str:
+        """That of the einsum of three operands or more that it is a step of."""
+        *_, last = ("", *str(self.step.source_info.name_stack).split("/"))
+        return last if last.count(",") > 1 and "->" in last else ""
+
     def _modules(self) -> str:
         outer = self._caller._modules() if self._caller else ""
-        own = str(self.equation.source_info.name_stack)
+        own = str(self.step.source_info.name_stack)
         return "/".join(filter(None, [outer, own]))
 
     def _place(self) -> str:
         # A function of JAX is traced once for all who call it.
         if self._caller and self._caller.is_of_jax:
             return self._caller._place()
-        summary: str = source_info_util.summarize(self.equation.source_info)
+        summary: str = source_info_util.summarize(self.step.source_info)
         match = re.match(r"(?:.*[/\\])?(.+?:\d+)", summary)
         if match:
             return f"({match[1]})"
@@ -212,7 +218,7 @@ class Operation:
                     problem = f"it goes into the operation {self.name!r}{more}"
                     self._record(
                         track,
-                        Use(_uses.CONTRACTED, frozenset(), self.where, problem),
+                        Use(_uses.UNKNOWN, frozenset(), self.where, problem),
                     )
         return [plain_of(values, shape) for shape in self.shapes]
 

@@ -38,6 +38,7 @@ class Track(NamedTuple):
     summed: bool = False  # Some of it was added up, or only its size counts.
     has_gradient: bool = True
     looked_up: str = ""  # The place where rows were taken out, if they were.
+    equation: str = ""  # Of the einsum with more operands that it is still in.
     transformed: frozenset[int] = (
         frozenset()
     )  # Axes of which it is a Fourier transform.

@@ -8,11 +8,12 @@ from optax_adamp._specs import ProjectionDimensionNumbers
 from optax_adamp.layouts import _tracks
 from optax_adamp.layouts._tracks import Track
 
-CONTRACTED, LOOKED_UP, ELEMENTWISE, RETURNED = (
+CONTRACTED, LOOKED_UP, ELEMENTWISE, RETURNED, UNKNOWN = (
     "contracted and kept",
     "rows looked up",
     "elementwise",
     "returned as it is",
+    "unknown",
 )
 _REDUCTION, _OUTPUT, _BATCH = "reduction", "output", "batch"
 _PRODUCT = "it is multiplied with another parameter before it meets data"
@@ -106,6 +107,8 @@ def elementwise(track: Track, where: str) -> Use | None:
     """
     if track.summed:
         return None
+    if track.equation:
+        return contracted(track, where, reduction=())
     if track.became_any(_tracks.PICKED):
         return looked_up(track, where)
     if track.became_any(_tracks.LINKED_LEFT, _tracks.LINKED_RIGHT):
@@ -144,6 +147,9 @@ def read(
         return Reading(None, "fewer than two axes")
     nearest = min(use.distance for use in uses)
     uses = [_with_batch(u, batch_axes) for u in uses if u.distance == nearest]
+    for use in uses:
+        if use.kind == UNKNOWN:
+            return f"{use.problem}{_at(use)}"
     vectors = [use for use in uses if _has_vectors(use)]
     clear = [use for use in vectors if not use.problem]
     if not vectors:
