@@ -262,7 +262,7 @@ class _Leaf(NamedTuple):
 
 
 def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
-    owners = {
+    owners: dict[Any, Any] = {
         path: node
         for path, node in nnx.iter_graph(model)
         if isinstance(node, nnx.Pytree) and not isinstance(node, nnx.List | nnx.Dict)
