@@ -54,7 +54,9 @@ def reason_of(description: Any, names: Names) -> str | None:
     if not names or not isinstance(description, Mapping):
         return None
     tree: Mapping[Any, Any] = description
-    key = next((key for key in tree if str(key) == names[0]), None)
+    key: Any = names[0]
+    if key not in tree:  # Or it is no string.
+        key = next((key for key in tree if str(key) == names[0]), None)
     if len(names) > 1:
         return reason_of(tree.get(key), names[1:])
     return getattr(tree, "reasons", {}).get(key)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
 from optax_adamp._dimension_numbers import (
     DimensionNumbers,
-    resolve_dimension_numbers,
+    resolve_axes,
 )
 from optax_adamp._projection import (
     Sums,
@@ -195,7 +195,7 @@ def measure(
 
     weights = like_grads(params, "params")
     moves = None if updates is None else like_grads(updates, "updates")
-    resolutions = resolve_dimension_numbers(dimension_numbers, params, weights)
+    axes = resolve_axes(dimension_numbers, params, weights)
     measured: dict[str, Measurement] = {}
     for index, (names, grad) in enumerate(named_grads):
         if is_absent(grad):
@@ -210,7 +210,7 @@ def measure(
             grad,
             weights[index][1],
             None if moves is None else moves[index][1],
-            resolutions[index].axes,
+            axes[index],
             delta=delta,
             eps=eps,
         )

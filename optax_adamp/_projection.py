@@ -177,7 +177,10 @@ def _norms(sums: Sums, eps: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]
 
 def threshold(sums: Sums, delta: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     """What the cosine must stay below."""
-    return delta / math.sqrt(sums.length)
+    length: Any = sums.length
+    if not isinstance(length, int):  # A symbolic size, under jax.export.
+        return delta / jnp.sqrt(jnp.asarray(length, sums.ww.dtype))
+    return delta / math.sqrt(length)
 
 
 def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> jax.Array:

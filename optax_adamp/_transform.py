@@ -8,7 +8,7 @@ import optax
 
 from optax_adamp._dimension_numbers import (
     DimensionNumbers,
-    resolve_dimension_numbers,
+    resolve_axes,
 )
 from optax_adamp._partition_specs import PartitionSpecs, add_mesh_axes
 from optax_adamp._projection import project
@@ -192,14 +192,11 @@ def scale_by_projection(
             (names, weight)
             for (names, _), weight in zip(named_updates, weights, strict=True)
         ]
-        resolutions = resolve_dimension_numbers(
-            dimension_numbers, params, named_weights
-        )
         axes = add_mesh_axes(
             partition_specs,
             params,
             named_weights,
-            [resolution.axes for resolution in resolutions],
+            resolve_axes(dimension_numbers, params, named_weights),
         )
         decayed = _resolve_mask(mask, params, named_weights)
         new_updates = [

@@ -144,3 +144,22 @@ def test_reasons_by_path(names, reason):
     assert reason_of(dict(layout()), ("a",)) is None
     assert reason_of(None, names) is None
     assert reason_of([layout()], ("0", *names)) is None
+
+
+def test_reasons_of_many_leaves_are_looked_up_not_searched():
+    class Key(str):
+        """Counts how often it is asked for its text, as a search does."""
+
+        asked = 0
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __str__(self):
+            type(self).asked += 1
+            return super().__str__()
+
+    names = [f"{index}" for index in range(100)]
+    made = Layout({Key(name): None for name in names}, {name: name for name in names})
+
+    assert [reason_of(made, (name,)) for name in names] == names
+    assert Key.asked == 0
