@@ -16,6 +16,9 @@ from optax_adamp._projection import (
     Sums,
     choose_view,
     cosine_of_gradient,
+    dtype_of_sums,
+    real_like,
+    root,
     threshold,
     view_sums,
 )
@@ -61,10 +64,10 @@ class Measurements:
     def scalars(self) -> dict[str, jax.Array]:
         """All values as scalars, `{"path/metric": value}`, to be logged.
 
-        Over batch elements, cosines are the largest, and NaN if any is. All others are
-        means: of `channel_projected` and `layer_projected` that is the share of batch
-        elements which are projected; radial fractions and steps leave out those that
-        are NaN. What does not apply to a parameter is left out.
+        Over batch elements, cosines are the largest and all others are means: of
+        `channel_projected` and `layer_projected` that is the share of batch elements
+        which are projected. All are NaN if any is. What does not apply to a parameter
+        is left out.
         """
         return {
             f"{path}/{metric}": reduce(getattr(leaf, metric))
@@ -80,10 +83,10 @@ _REDUCTIONS = {
     "layer_cosine": jnp.max,
     "channel_projected": jnp.mean,
     "layer_projected": jnp.mean,
-    "channel_radial": jnp.nanmean,
-    "layer_radial": jnp.nanmean,
-    "channel_step": jnp.nanmean,
-    "layer_step": jnp.nanmean,
+    "channel_radial": jnp.mean,
+    "layer_radial": jnp.mean,
+    "channel_step": jnp.mean,
+    "layer_step": jnp.mean,
 }
 
 
@@ -126,10 +129,12 @@ def measure(
     elements are measured one by one.
 
     Cosines follow the test in all that is special: they are 0 for a gradient or a
-    weight of zeros, and NaN, which does not pass, where a norm is not finite. A
-    fraction or a step is NaN where it is undefined: the former for an update of zeros,
-    both for a weight of zeros. Means over channels leave such channels out, but not
-    those with an update that is not finite.
+    weight of zeros, and NaN, which does not pass, where a norm is not finite or, with
+    an `eps` of zero, where one is zero. What has no direction has no radial part and
+    does not turn: the fraction is 0 for an update of zeros, and fraction and step are 0
+    for a weight of zeros, from which any step would lead to a first direction, not to
+    another. Such channels count in the mean as well. Where the update is not finite,
+    fraction and step are NaN.
 
     Args:
       grads: The raw gradient of the step.
@@ -242,8 +247,9 @@ def _measure_leaf(
     # The choice of a view looks at the update only to see whether its numbers are
     # finite: the gradient can stand for it.
     arrays = (grad, weight, grad if update is None else update)
-    dtype = jnp.promote_types(jnp.float32, jnp.result_type(*arrays))
+    dtype = dtype_of_sums(*arrays)
     g, w, u = (jnp.asarray(array, dtype) for array in arrays)
+    delta, eps = real_like(w, delta), real_like(w, eps)
     if axes is None or w.size == 0:
         norm = _norm(w, along=None)
         return Measurement(weight_norm=jnp.squeeze(norm))
@@ -251,7 +257,7 @@ def _measure_leaf(
     views = choose_view(channel, layer, axes, delta=delta, eps=eps)
     channel_cosine = _cosine_over_threshold(channel, delta, eps)
     measurement = Measurement(
-        weight_norm=jnp.sqrt(layer.ww),
+        weight_norm=root(layer.ww),
         channel_cosine=jnp.max(channel_cosine, axis=axes.output, keepdims=True),
         layer_cosine=_cosine_over_threshold(layer, delta, eps),
         channel_projected=views.channel,
@@ -278,7 +284,11 @@ def _cosine_over_threshold(
     sums: Sums, delta: jax.typing.ArrayLike, eps: jax.typing.ArrayLike
 ) -> jax.Array:
     cosine, known = cosine_of_gradient(sums, eps)
-    return jnp.where(known, cosine / threshold(sums, delta), jnp.nan)
+    bound = jnp.asarray(threshold(sums, delta), cosine.dtype)
+    # Nothing is below a bound of zero.
+    over = cosine / jnp.where(bound > 0, bound, 1)
+    over = jnp.where(bound > 0, over, jnp.inf)
+    return jnp.where(known, over, jnp.nan)
 
 
 class _Turn(NamedTuple):
@@ -303,27 +313,29 @@ def _turns(
       along: The axes along a vector.
       over: The axes over which means are taken.
     """
-    w_norm, u_norm = jnp.sqrt(sums.ww), _norm(u, along=along)
-    along_w = sums.uw / w_norm
+    w_norm, u_norm = root(sums.ww), _norm(u, along=along)
+    # Without a direction there is no radial part. NaN is not zero, and shows.
+    has_direction = sums.ww != 0
+    along_w = _divide(sums.uw, w_norm, where=has_direction)
     # Not from the norms of u and of its radial part: their difference cancels where u
     # is nearly radial. And for small steps so does that of the directions, but not the
     # angle between them, of which they make the legs of an isosceles triangle.
-    across_w = _norm(u - sums.uw / sums.ww * w, along=along)
-    angle = jnp.arctan2(across_w, w_norm + along_w)
-    # NaN is not zero, and shows.
-    has_direction = sums.ww != 0
-    has_fraction = has_direction & (u_norm != 0)
+    radial_part = _divide(sums.uw, sums.ww, where=has_direction)
+    across_w = _norm(u - radial_part * w, along=along)
+    angle = jnp.where(has_direction, jnp.arctan2(across_w, w_norm + along_w), 0)
+    fraction = _divide(jnp.abs(along_w), u_norm, where=u_norm != 0)
     return _Turn(
-        radial=jnp.mean(
-            jnp.abs(along_w) / u_norm, axis=over, keepdims=True, where=has_fraction
-        ),
-        step=jnp.mean(
-            2 * jnp.sin(angle / 2), axis=over, keepdims=True, where=has_direction
-        ),
+        radial=jnp.mean(fraction, axis=over, keepdims=True),
+        step=jnp.mean(2 * jnp.sin(angle / 2), axis=over, keepdims=True),
     )
+
+
+def _divide(a: jax.Array, b: jax.Array, *, where: jax.Array) -> jax.Array:
+    """The quotient, or zero; what is not divided makes no NaN on the way either."""
+    return jnp.where(where, a, 0) / jnp.where(where, b, 1)
 
 
 def _norm(array: jax.Array, *, along: tuple[int, ...] | None) -> jax.Array:
     """Norms along some axes, or all, which stay with size one."""
     squares = jnp.real(jnp.conj(array) * array)
-    return jnp.sqrt(jnp.sum(squares, axis=along, keepdims=True))
+    return root(jnp.sum(squares, axis=along, keepdims=True))

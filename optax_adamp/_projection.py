@@ -64,18 +64,25 @@ def project(
     Returns:
       The new update, with the shape and dtype of `update`.
     """
-    dtype = jnp.promote_types(jnp.float32, jnp.result_type(update, grad, weight))
+    dtype = dtype_of_sums(update, grad, weight)
     u, g, w = (jnp.asarray(x, dtype) for x in (update, grad, weight))
+    # The gradient decides, and does nothing else: no derivative leads to it.
+    g = jax.lax.stop_gradient(g)
+    delta, wd_ratio, eps, weight_decay = (
+        real_like(w, number) for number in (delta, wd_ratio, eps, weight_decay)
+    )
     if axes is None or w.size == 0:
         along_w = weight_decay
     else:
         channel, layer = view_sums(u, g, w, axes)
         views = choose_view(channel, layer, axes, delta=delta, eps=eps)
+        of_channel, _ = _radial_part(channel, eps)
+        of_layer, _ = _radial_part(layer, eps)
         radial = jnp.where(
             views.channel,
             # In memory: XLA would compute it again for every weight of the channel.
-            jax.lax.optimization_barrier(_radial_part(channel, eps)),
-            jnp.where(views.layer, _radial_part(layer, eps), 0.0),
+            jax.lax.optimization_barrier(of_channel),
+            jnp.where(views.layer, of_layer, 0.0),
         )
         ratio = jnp.where(views.channel | views.layer, wd_ratio, 1.0)
         along_w = weight_decay * ratio - radial
@@ -83,6 +90,29 @@ def project(
     # Near the largest number, what moves along w can push an entry out of range. Such
     # an entry keeps the update of the base optimizer.
     return jnp.where(jnp.isfinite(projected), projected, update)
+
+
+def dtype_of_sums(*arrays: jax.typing.ArrayLike) -> Any:
+    """The dtype of the arithmetic: at least float32, complex if an array is.
+
+    JAX has no promotion of an 8-bit float to another, and in its strict mode none of
+    arrays at all.
+    """
+    kinds = [jax.typeof(array) for array in arrays]
+    # A number of Python's takes the precision of the arrays beside it.
+    kinds = [kind for kind in kinds if not kind.weak_type] or kinds
+    is_complex = any(jnp.iscomplexobj(array) for array in arrays)
+    is_wide = any(kind.dtype in (jnp.float64, jnp.complex128) for kind in kinds)
+    if is_complex:
+        return jnp.dtype(jnp.complex128 if is_wide else jnp.complex64)
+    return jnp.dtype(jnp.float64 if is_wide else jnp.float32)
+
+
+def real_like(array: jax.Array, number: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    """A hyperparameter in the precision of an array; a number of Python's has any."""
+    if jax.typeof(number).weak_type:
+        return number
+    return jnp.asarray(number, jnp.real(array).dtype)
 
 
 def view_sums(
@@ -132,7 +162,7 @@ def choose_view(
     """The first view all of whose vectors look scale-invariant, unless one is fixed."""
 
     def passes(view: str, sums: Sums) -> jax.Array:
-        projectable = jnp.isfinite(_radial_part(sums, eps))
+        _, projectable = _radial_part(sums, eps)
         if axes.view == "auto":
             return projectable & _looks_scale_invariant(sums, delta, eps)
         return projectable & (axes.view == view)
@@ -163,14 +193,15 @@ def _looks_scale_invariant(
 def cosine_of_gradient(
     sums: Sums, eps: jax.typing.ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """The size of cos(g, w), and whether it can be known."""
+    """The size of cos(g, w), and whether it can be known; if not, it is zero."""
     norms, known = _norms(sums, eps)
-    return jnp.abs(sums.gw) / norms, known
+    known = known & (norms != 0)
+    return jnp.where(known, jnp.abs(sums.gw), 0) / jnp.where(known, norms, 1), known
 
 
 def _norms(sums: Sums, eps: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
     """The divisor of the cosine, and whether it can be known."""
-    norms = jnp.maximum(jnp.sqrt(sums.gg), eps) * jnp.maximum(jnp.sqrt(sums.ww), eps)
+    norms = jnp.maximum(root(sums.gg), eps) * jnp.maximum(root(sums.ww), eps)
     # A norm that overflows would make any cosine zero.
     return norms, jnp.isfinite(norms)
 
@@ -183,9 +214,24 @@ def threshold(sums: Sums, delta: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     return delta / math.sqrt(length)
 
 
-def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> jax.Array:
-    """The radial part of the update as a multiple of the weight."""
-    return sums.uw / (jnp.sqrt(sums.ww) + eps) ** 2
+def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """The radial part as a multiple of the weight, and whether it can be known."""
+    squared = (root(sums.ww) + eps) ** 2
+    # Without eps a weight of zeros has no direction.
+    divides = squared != 0
+    radial = jnp.where(divides, sums.uw, 0) / jnp.where(divides, squared, 1)
+    return radial, divides & jnp.isfinite(radial)
+
+
+def root(squares: jax.Array) -> jax.Array:
+    """The square root, with a derivative of zero where it has none.
+
+    A derivative that is infinite would be NaN times zero, also where another value is
+    chosen afterwards: hence the argument is chosen.
+    """
+    is_smooth = (squares > 0) & (squares < jnp.inf)
+    roots = jnp.sqrt(jnp.where(is_smooth, squares, 1))
+    return jnp.where(is_smooth, roots, jax.lax.stop_gradient(squares))
 
 
 def _over_mesh(sums: Any, mesh_axes: tuple[str, ...]) -> Any:
