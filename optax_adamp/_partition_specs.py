@@ -18,7 +18,8 @@ from optax_adamp._trees import Names, call_if_function, format_path, match_prefi
 # In place of a spec: each device has a parameter of its own, or a copy of the whole.
 OWN = "own"
 
-# A spec, a tree or prefix tree of specs, None and OWN, or a function from params to one.
+# A spec, a tree or prefix tree of specs, None and OWN, or a function from params to
+# one of these.
 PartitionSpecs = Any | Callable[[Any], Any]
 
 
@@ -112,10 +113,10 @@ def _check_variation(
             f"{', '.join(unnamed)}, but partition_specs says {spec}: sums over this "
             "part would be taken for those of the whole parameter. Pass the specs of "
             "the parameters, `partition_specs=` what shard_map has as in_specs for "
-            f"them. If every device has a parameter of its own, as a part of an ensemble "
-            "under jax.vmap, or a whole one marked as varying by jax.lax.pcast, say "
-            f"{OWN!r} in place of its spec: sums are then taken over what each device "
-            "has."
+            "them. If every device has a parameter of its own, as a part of an "
+            "ensemble under jax.vmap, or a whole one marked as varying by "
+            f"jax.lax.pcast, say {OWN!r} in place of its spec: sums are then taken "
+            "over what each device has."
         )
     # With check_vma=False nothing varies, not even the position in the mesh.
     unvarying = sorted(

@@ -101,9 +101,9 @@ def scale_by_projection(
         what `shard_map` has as `in_specs` for the params. The sums of a vector are then
         taken over the mesh axes that cut it. Specs of batch axes cause no
         communication: a parameter that each device has for itself, such as that of its
-        stage of a pipeline, is one with a batch axis cut along the mesh. Where that axis
-        is gone, as in :func:`jax.vmap` over the members of an ensemble that a device
-        has, the string `"own"` in place of a spec says the same, also of whole
+        stage of a pipeline, is one with a batch axis cut along the mesh. Where that
+        axis is gone, as in :func:`jax.vmap` over the members of an ensemble that a
+        device has, the string `"own"` in place of a spec says the same, also of whole
         parameters that :func:`jax.lax.pcast` marks as varying. Only mesh axes
         that are manual count, so that the specs do no harm elsewhere. A projected
         parameter whose spec contradicts what `shard_map` knows of it is an error; with

@@ -443,6 +443,26 @@ def test_scalars_over_batch_elements():
                 assert projected == pytest.approx(share)
 
 
+def test_steps_of_a_scan_and_models_of_a_vmap_stay_apart():
+    grad, param, update = (tree["stacked"] for tree in draw())
+    scales = jnp.arange(1.0, 4)
+
+    def measure_scaled(scale):
+        return measure_stacked(grad + 0.1 * scale * param, scale * param, update)
+
+    def body(_, scale):
+        return None, measure_scaled(scale)
+
+    by_scan = jax.jit(lambda: jax.lax.scan(body, None, scales)[1])().scalars()
+    by_vmap = jax.vmap(jax.vmap(measure_scaled))(jnp.stack([scales, scales])).scalars()
+
+    for name, value in by_scan.items():
+        expected = [measure_scaled(scale).scalars()[name] for scale in scales]
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(by_vmap[name], [value] * 2, rtol=1e-5, atol=1e-6)
+    assert len({float(norm) for norm in by_scan["(root)/weight_norm"]}) == 3
+
+
 def test_without_updates_there_is_no_radial_part_and_no_step():
     arrays = [tree["stacked"] for tree in draw()]
     full = jax.jit(measure_stacked)(*arrays)
