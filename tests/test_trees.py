@@ -25,6 +25,7 @@ from optax_adamp._trees import (
     match_prefix,
     named_leaves,
     own_name,
+    path_matches,
 )
 
 MASKED = optax.MaskedNode()
@@ -395,6 +396,13 @@ def test_a_part_of_the_params_needs_no_other_entries():
         assert (axes.reduction, axes.output) == inner
     with pytest.raises(ValueError, match="an entry for normal, where the params"):
         resolve({"blocks": None, "head": None, "normal": None}, params)
+
+
+def test_a_pattern_is_for_all_of_a_path():
+    for pattern in ("w", "blocks/w", "a/blocks", "A/blocks/w", "a/*/v", "[a]"):
+        assert not path_matches("a/blocks/w", pattern)
+    for pattern in ("a/blocks/w", "a/*", "*/w", "a/blocks/[w]"):
+        assert path_matches("a/blocks/w", pattern)
 
 
 TWICE = collections.OrderedDict({1: array(2, 3), "1": array(2, 3)})
