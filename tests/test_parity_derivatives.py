@@ -1,4 +1,4 @@
-"""Derivatives through a step are those of PyTorch's autograd of the published formula."""
+"""Derivatives through a step: those of PyTorch through the published formula."""
 
 import jax
 import jax.numpy as jnp

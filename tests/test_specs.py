@@ -176,10 +176,9 @@ def in_containers():
         "FrozenDict": FrozenDict({"dense": {"kernel": kernel, "bias": bias}}),
         "State": nnx.state(nnx.Dict(dense=module), nnx.Param),
         "Equinox": {"dense": Net(kernel, bias)},
-        "boxes": {
-            "dense": {"kernel": nn.Partitioned(kernel, ("a", "b")), "bias": bias}
-        },
+        "boxes": {"dense": {"kernel": box, "bias": bias}},
     }
+    return jax.tree.map(jnp.ones_like, trees)
 
 
 @pytest.mark.parametrize("container", in_containers())
