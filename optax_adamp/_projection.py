@@ -76,13 +76,11 @@ def project(
     else:
         channel, layer = view_sums(u, g, w, axes)
         views = choose_view(channel, layer, axes, delta=delta, eps=eps)
-        of_channel, _ = _radial_part(channel, eps)
-        of_layer, _ = _radial_part(layer, eps)
         radial = jnp.where(
             views.channel,
             # In memory: XLA would compute it again for every weight of the channel.
-            jax.lax.optimization_barrier(of_channel),
-            jnp.where(views.layer, of_layer, 0.0),
+            jax.lax.optimization_barrier(_radial_part(channel, eps)),
+            jnp.where(views.layer, _radial_part(layer, eps), 0.0),
         )
         ratio = jnp.where(views.channel | views.layer, wd_ratio, 1.0)
         along_w = weight_decay * ratio - radial
@@ -162,7 +160,7 @@ def choose_view(
     """The first view all of whose vectors look scale-invariant, unless one is fixed."""
 
     def passes(view: str, sums: Sums) -> jax.Array:
-        _, projectable = _radial_part(sums, eps)
+        projectable = jnp.isfinite(_radial_part(sums, eps))
         if axes.view == "auto":
             return projectable & _looks_scale_invariant(sums, delta, eps)
         return projectable & (axes.view == view)
@@ -214,24 +212,43 @@ def threshold(sums: Sums, delta: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     return delta / math.sqrt(length)
 
 
-def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """The radial part as a multiple of the weight, and whether it can be known."""
-    squared = (root(sums.ww) + eps) ** 2
-    # Without eps a weight of zeros has no direction.
-    divides = squared != 0
-    radial = jnp.where(divides, sums.uw, 0) / jnp.where(divides, squared, 1)
-    return radial, divides & jnp.isfinite(radial)
+def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> jax.Array:
+    """The radial part of the update as a multiple of the weight."""
+    return _divide(sums.uw, (root(sums.ww) + eps) ** 2)
 
 
+# A derivative that is infinite is NaN once it is multiplied by zero, also where another
+# value is chosen afterwards. These two have one of zero in its place, by a rule of
+# their own, which leaves the program of a step as it is.
+
+
+@jax.custom_jvp
 def root(squares: jax.Array) -> jax.Array:
-    """The square root, with a derivative of zero where it has none.
+    """The square root, with a derivative of zero where it has none."""
+    return jnp.sqrt(squares)
 
-    A derivative that is infinite would be NaN times zero, also where another value is
-    chosen afterwards: hence the argument is chosen.
-    """
+
+@root.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (squares,), (tangent,) = primals, tangents
     is_smooth = (squares > 0) & (squares < jnp.inf)
-    roots = jnp.sqrt(jnp.where(is_smooth, squares, 1))
-    return jnp.where(is_smooth, roots, jax.lax.stop_gradient(squares))
+    divisor = 2 * root(jnp.where(is_smooth, squares, 1))
+    return root(squares), jnp.where(is_smooth, tangent / divisor, 0)
+
+
+@jax.custom_jvp
+def _divide(a: jax.Array, b: jax.Array) -> jax.Array:
+    return a / b
+
+
+@_divide.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (a, b), (tangent_of_a, tangent_of_b) = primals, tangents
+    divides = b != 0
+    divisor = jnp.where(divides, b, 1)
+    quotient = _divide(jnp.where(divides, a, 0), divisor)
+    tangent = (tangent_of_a - quotient * tangent_of_b) / divisor
+    return _divide(a, b), jnp.where(divides, tangent, 0)
 
 
 def _over_mesh(sums: Any, mesh_axes: tuple[str, ...]) -> Any:
