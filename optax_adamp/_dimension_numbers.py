@@ -16,6 +16,7 @@ from optax_adamp._trees import (
     format_path,
     is_absent,
     match_prefix,
+    may_match_below,
     path_matches,
 )
 
@@ -24,23 +25,29 @@ from optax_adamp._trees import (
 DimensionNumbers = Any | Callable[[Any], Any]
 
 
+# What ends the errors about entries and patterns without a parameter.
+_PART_OF_MODEL = (
+    " If the optimizer has a part of a Flax model only, make the layout of that part: "
+    "layouts.from_nnx(model, wrt=...) with the filter that nnx.Optimizer has as wrt."
+)
+
 _DEFAULT = dataclasses.replace(output_last, name="default")
 
 
 class Resolution(NamedTuple):
-    """What `dimension_numbers` says of one parameter."""
+    """What `dimension_numbers` says of one parameter, for people."""
 
     axes: Axes | None  # None: not projected.
     why: str
     warning: str = ""
 
 
-def resolve_dimension_numbers(
+def resolve_axes(
     dimension_numbers: DimensionNumbers | None,
     params: Any,
     leaves: list[tuple[Names, Any]],
-) -> list[Resolution]:
-    """The axes of each leaf, with the reason.
+) -> list[Axes | None]:
+    """The axes of each leaf; None where it is not projected.
 
     Args:
       dimension_numbers: The argument of `scale_by_projection`.
@@ -50,15 +57,52 @@ def resolve_dimension_numbers(
     Raises:
       ValueError: If a spec does not fit its parameter, or a tree the params.
     """
+    return [axes for _, axes, _ in _resolve(dimension_numbers, params, leaves)[1]]
+
+
+def resolve_dimension_numbers(
+    dimension_numbers: DimensionNumbers | None,
+    params: Any,
+    leaves: list[tuple[Names, Any]],
+) -> list[Resolution]:
+    """The same with the reasons and warnings, which no step needs."""
+    description, resolved = _resolve(dimension_numbers, params, leaves)
+
+    def explain(
+        names: Names, entry: Entry, axes: Axes | None, reading: Reading
+    ) -> Resolution:
+        is_told = entry.exact and not isinstance(entry.value, Rule)
+        reason = reason_of(description, names) if is_told else None
+        warning = reading.warning
+        return Resolution(
+            axes, reason or reading.why, warning() if callable(warning) else warning
+        )
+
+    return [
+        explain(names, *found)
+        for (names, _), found in zip(leaves, resolved, strict=True)
+    ]
+
+
+def _resolve(
+    dimension_numbers: DimensionNumbers | None,
+    params: Any,
+    leaves: list[tuple[Names, Any]],
+) -> tuple[Any, list[tuple[Entry, Axes | None, Reading]]]:
+    """The describing tree, and for each leaf its entry, axes and reading."""
     if dimension_numbers is None:
         dimension_numbers = _DEFAULT
     description = call_if_function(dimension_numbers, params)
     entries = match_prefix(
-        description, leaves, argument="dimension_numbers", is_leaf=_is_entry
+        description,
+        leaves,
+        argument="dimension_numbers",
+        is_leaf=_is_entry,
+        way_out=_PART_OF_MODEL,
     )
     _check_patterns(entries, leaves)
-    return [
-        _resolve(entry, reason_of(description, names), names, leaf)
+    return description, [
+        (entry, *_resolve_leaf(entry, names, leaf))
         for (names, leaf), entry in zip(leaves, entries, strict=True)
     ]
 
@@ -67,21 +111,18 @@ def _is_entry(node: Any) -> bool:
     return node is None or isinstance(node, Rule) or is_spec(node)
 
 
-def _resolve(entry: Entry, reason: str | None, names: Names, leaf: Any) -> Resolution:
+def _resolve_leaf(entry: Entry, names: Names, leaf: Any) -> tuple[Axes | None, Reading]:
     if is_absent(leaf):
-        return Resolution(None, "absent")
+        return None, Reading(None, "absent")
     shape = jnp.shape(leaf)
     place = f"dimension_numbers of {format_path(names)}, an array of shape {shape}"
-    reading = _read(entry, reason, names, shape, place)
+    reading = _read(entry, names, shape, place)
     if reading.spec is None:
-        return Resolution(None, reading.why, reading.warning)
-    axes = count_from_front(reading.spec, shape, place)
-    return Resolution(axes, reading.why, reading.warning)
+        return None, reading
+    return count_from_front(reading.spec, shape, place), reading
 
 
-def _read(
-    entry: Entry, reason: str | None, names: Names, shape: tuple[int, ...], place: str
-) -> Reading:
+def _read(entry: Entry, names: Names, shape: tuple[int, ...], place: str) -> Reading:
     """What the entry for a parameter says of it."""
     value = entry.value
     if isinstance(value, Rule):
@@ -92,7 +133,7 @@ def _read(
         rule, _, _ = value.name.partition("(")
         return reading._replace(why=f"{rule}: {reading.why}")
     if value is None:
-        return Reading(None, reason or "spec: None")
+        return Reading(None, "spec: None")
     if not is_spec(value):
         raise ValueError(
             f"{place}, must be a ProjectionDimensionNumbers, a rule of "
@@ -103,19 +144,26 @@ def _read(
         # What covers many parameters tells how those with channels are laid out. What
         # stands at a parameter's own place is meant for it, and must fit.
         return Reading(None, absence)
-    return Reading(value, reason or "spec")
+    return Reading(value, "spec")
 
 
 def _check_patterns(entries: list[Entry], leaves: list[tuple[Names, Any]]) -> None:
     """Refuses a rule with a pattern that matches none of the rule's parameters."""
     paths: dict[Rule, list[str]] = {}
-    for entry, (names, _) in zip(entries, leaves, strict=True):
-        if isinstance(entry.value, Rule):
+    absent: list[Names] = []
+    for entry, (names, leaf) in zip(entries, leaves, strict=True):
+        if is_absent(leaf):
+            absent.append(names)
+        elif isinstance(entry.value, Rule):
             paths.setdefault(entry.value, []).append("/".join(names))
     for rule, covered in paths.items():
         for pattern in rule.patterns:
-            if not any(path_matches(path, pattern) for path in covered):
+            if not (
+                any(path_matches(path, pattern) for path in covered)
+                # A part of the params, as optax.masked and optax.partition hand over.
+                or any(may_match_below(names, pattern) for names in absent)
+            ):
                 raise ValueError(
                     f"dimension_numbers: the pattern {pattern!r} of {rule} matches no "
-                    f"parameter. The paths are: {', '.join(covered)}."
+                    f"parameter. The paths are: {', '.join(covered)}.{_PART_OF_MODEL}"
                 )

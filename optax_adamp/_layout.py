@@ -1,11 +1,12 @@
 """A tree of specs that knows why it says what it says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from optax_adamp._trees import Names
+from optax_adamp._specs import is_spec
+from optax_adamp._trees import Names, is_absent, match_prefix, named_leaves
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -16,8 +17,33 @@ class Layout(dict[Any, Any]):
     :class:`ProjectionDimensionNumbers`, or None for what is not projected. `describe`
     shows the reasons. They are lost where :func:`jax.tree.map` makes new leaves.
 
+    The params may be in other containers, with which :func:`jax.tree.map` would not
+    take a dict: :meth:`like` gives a tree of their own structure.
+
     Attributes:
       reasons: For each of its keys that holds a leaf, why the leaf is what it is.
+
+    Example:
+      Another optimizer for what is not projected:
+
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import optax_adamp
+      >>> from optax_adamp._layout import Layout
+      >>> params = [{"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}]
+      >>> layout = Layout()  # As layouts.from_nnx or from_linen make one
+      >>> layout.put((0, "kernel"), optax_adamp.ProjectionDimensionNumbers(0, 1), "why")
+      >>> layout.put((0, "bias"), None, "why")
+      >>> labels = layout.like(params, lambda spec: "rest" if spec is None else "adamp")
+      >>> labels
+      [{'bias': 'rest', 'kernel': 'adamp'}]
+      >>> tx = optax.partition(
+      ...     {
+      ...         "adamp": optax_adamp.adamp(1e-3, dimension_numbers=layout),
+      ...         "rest": optax.adam(1e-3),
+      ...     },
+      ...     labels,
+      ... )
     """
 
     def __init__(self, tree: Any = (), reasons: Mapping[Any, str] | None = None):
@@ -32,6 +58,28 @@ class Layout(dict[Any, Any]):
             node = node.setdefault(name, Layout())
         node[key] = spec
         node.reasons[key] = reason
+
+    def like(self, params: Any, fn: Callable[[Any], Any] = lambda spec: spec) -> Any:
+        """A tree of the params' own structure: labels, masks or specs for Optax.
+
+        Args:
+          params: The params that it is for, or anything with their tree.
+          fn: From the spec of a parameter, or None, to what the tree has in its place.
+
+        Returns:
+          A tree with the containers of the params, such as a list, a FrozenDict, an
+          `nnx.State` or an Equinox module. Where the params are absent, so is the leaf.
+
+        Raises:
+          ValueError: If the layout does not fit the params.
+        """
+        leaves = named_leaves(params, is_leaf=is_absent)
+        entries = match_prefix(self, leaves, argument="the layout", is_leaf=_is_entry)
+        treedef: Any = jax.tree.structure(params, is_leaf=is_absent)
+        return treedef.unflatten(
+            leaf if is_absent(leaf) else fn(entry.value)
+            for (_, leaf), entry in zip(leaves, entries, strict=True)
+        )
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
         """Its children in the order of their keys, as those of a dict."""
@@ -49,12 +97,18 @@ class Layout(dict[Any, Any]):
         return cls(zip(keys, children, strict=True))
 
 
+def _is_entry(node: Any) -> bool:
+    return node is None or is_spec(node)
+
+
 def reason_of(description: Any, names: Names) -> str | None:
     """The reason for the leaf at a path, if the description holds one."""
     if not names or not isinstance(description, Mapping):
         return None
     tree: Mapping[Any, Any] = description
-    key = next((key for key in tree if str(key) == names[0]), None)
+    key: Any = names[0]
+    if key not in tree:  # Or it is no string.
+        key = next((key for key in tree if str(key) == names[0]), None)
     if len(names) > 1:
         return reason_of(tree.get(key), names[1:])
     return getattr(tree, "reasons", {}).get(key)

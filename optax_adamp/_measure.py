@@ -10,12 +10,16 @@ import jax.numpy as jnp
 from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
 from optax_adamp._dimension_numbers import (
     DimensionNumbers,
-    resolve_dimension_numbers,
+    resolve_axes,
 )
+from optax_adamp._partition_specs import PartitionSpecs, add_mesh_axes
 from optax_adamp._projection import (
     Sums,
     choose_view,
     cosine_of_gradient,
+    dtype_of_sums,
+    real_like,
+    root,
     threshold,
     view_sums,
 )
@@ -54,20 +58,33 @@ class Measurements:
 
     Attributes:
       leaves: A :class:`Measurement` for the path of each parameter.
+      batch_axes: How many axes of each measurement are batch axes of the parameter, the
+        last ones.
     """
 
     leaves: dict[str, Measurement]
+    batch_axes: tuple[tuple[str, int], ...] = dataclasses.field(
+        metadata={"static": True}
+    )
 
     def scalars(self) -> dict[str, jax.Array]:
         """All values as scalars, `{"path/metric": value}`, to be logged.
 
-        Over batch elements, cosines are the largest, and NaN if any is. All others are
-        means: of `channel_projected` and `layer_projected` that is the share of batch
-        elements which are projected; radial fractions and steps leave out those that
-        are NaN. What does not apply to a parameter is left out.
+        Of a scan over steps, or of :func:`jax.vmap` over models, there is an array of
+        them: axes that come before the batch axes stay.
+
+        Over batch elements, cosines are the largest and all others are means: of
+        `channel_projected` and `layer_projected` that is the share of batch elements
+        which are projected. All are NaN if any is. What does not apply to a parameter
+        is left out.
         """
+        batch_axes = dict(self.batch_axes)
+
+        def over_batch(path: str) -> tuple[int, ...]:
+            return tuple(range(-batch_axes[path], 0))
+
         return {
-            f"{path}/{metric}": reduce(getattr(leaf, metric))
+            f"{path}/{metric}": reduce(getattr(leaf, metric), over_batch(path))
             for path, leaf in self.leaves.items()
             for metric, reduce in _REDUCTIONS.items()
             if getattr(leaf, metric) is not None
@@ -80,10 +97,10 @@ _REDUCTIONS = {
     "layer_cosine": jnp.max,
     "channel_projected": jnp.mean,
     "layer_projected": jnp.mean,
-    "channel_radial": jnp.nanmean,
-    "layer_radial": jnp.nanmean,
-    "channel_step": jnp.nanmean,
-    "layer_step": jnp.nanmean,
+    "channel_radial": jnp.mean,
+    "layer_radial": jnp.mean,
+    "channel_step": jnp.mean,
+    "layer_step": jnp.mean,
 }
 
 
@@ -95,6 +112,7 @@ def measure(
     delta: jax.typing.ArrayLike = 0.1,
     eps: jax.typing.ArrayLike = 1e-8,
     dimension_numbers: DimensionNumbers | None = None,
+    partition_specs: PartitionSpecs | None = None,
 ) -> Measurements:
     r"""Measures how a step meets the projection: who passes, and what it does to them.
 
@@ -126,10 +144,12 @@ def measure(
     elements are measured one by one.
 
     Cosines follow the test in all that is special: they are 0 for a gradient or a
-    weight of zeros, and NaN, which does not pass, where a norm is not finite. A
-    fraction or a step is NaN where it is undefined: the former for an update of zeros,
-    both for a weight of zeros. Means over channels leave such channels out, but not
-    those with an update that is not finite.
+    weight of zeros, and NaN, which does not pass, where a norm is not finite or, with
+    an `eps` of zero, where one is zero. What has no direction has no radial part and
+    does not turn: the fraction is 0 for an update of zeros, and fraction and step are 0
+    for a weight of zeros, from which any step would lead to a first direction, not to
+    another. Such channels count in the mean as well. Where the update is not finite,
+    fraction and step are NaN.
 
     Args:
       grads: The raw gradient of the step.
@@ -139,6 +159,10 @@ def measure(
       delta: As for the optimizer.
       eps: As for the optimizer.
       dimension_numbers: As for the optimizer.
+      partition_specs: As for the optimizer: inside :func:`jax.shard_map`, how the
+        parameters are cut into the parts that a device sees. Here also what is never
+        projected needs its spec, for its norm. What is measured is whole along each
+        axis but the batch axes, and these are cut as those of the parameter.
 
     Returns:
       :class:`Measurements`, a tree of arrays. Its `leaves` maps the path of each
@@ -149,7 +173,8 @@ def measure(
     Raises:
       ValueError: If the trees do not fit each other, hold other things than real or
         complex arrays, or have the same path twice, and as
-        :func:`scale_by_projection` does for `dimension_numbers`.
+        :func:`scale_by_projection` does for `dimension_numbers` and
+        `partition_specs`.
 
     Examples:
       >>> import jax
@@ -195,8 +220,17 @@ def measure(
 
     weights = like_grads(params, "params")
     moves = None if updates is None else like_grads(updates, "updates")
-    resolutions = resolve_dimension_numbers(dimension_numbers, params, weights)
+    axes = resolve_axes(dimension_numbers, params, weights)
+    # What is never projected has a norm all the same, over all of its axes.
+    summed = [
+        leaf_axes
+        if is_absent(weight) or (leaf_axes and jnp.size(weight))
+        else Axes(tuple(range(jnp.ndim(weight))), (), "auto")
+        for (_, weight), leaf_axes in zip(weights, axes, strict=True)
+    ]
+    summed = add_mesh_axes(partition_specs, params, weights, summed)
     measured: dict[str, Measurement] = {}
+    batch_axes: dict[str, int] = {}
     for index, (names, grad) in enumerate(named_grads):
         if is_absent(grad):
             continue
@@ -206,15 +240,20 @@ def measure(
                 f"measure: two parameters have the path {path}, and their measurements "
                 "would have the same names. Rename one."
             )
+        weight, leaf_axes = weights[index][1], summed[index]
+        assert leaf_axes is not None
         measured[path] = _measure_leaf(
             grad,
-            weights[index][1],
+            weight,
             None if moves is None else moves[index][1],
-            resolutions[index].axes,
+            leaf_axes,
+            is_projected=axes[index] is not None and jnp.size(weight) != 0,
             delta=delta,
             eps=eps,
         )
-    return Measurements(measured)
+        inside = len(leaf_axes.reduction) + len(leaf_axes.output)
+        batch_axes[path] = jnp.ndim(weight) - inside
+    return Measurements(measured, tuple(batch_axes.items()))
 
 
 def _check_weights(leaves: list[tuple[Names, Any]], *, argument: str) -> None:
@@ -230,37 +269,63 @@ def _check_weights(leaves: list[tuple[Names, Any]], *, argument: str) -> None:
             )
 
 
+class _Along(NamedTuple):
+    """Axes, and the manual mesh axes that cut them; reduced ones stay with size one."""
+
+    axes: tuple[int, ...]
+    mesh_axes: tuple[str, ...]
+
+    def sum(self, array: jax.Array) -> jax.Array:
+        part = jnp.sum(array, axis=self.axes, keepdims=True)
+        return jax.lax.psum(part, self.mesh_axes) if self.mesh_axes else part
+
+    def max(self, array: jax.Array) -> jax.Array:
+        part = jnp.max(array, axis=self.axes, keepdims=True)
+        return jax.lax.pmax(part, self.mesh_axes) if self.mesh_axes else part
+
+    def mean(self, array: jax.Array) -> jax.Array:
+        # The parts on the devices of a mesh are of one size.
+        part = jnp.mean(array, axis=self.axes, keepdims=True)
+        return jax.lax.pmean(part, self.mesh_axes) if self.mesh_axes else part
+
+
 def _measure_leaf(
     grad: jax.Array,
     weight: jax.Array,
     update: jax.Array | None,
-    axes: Axes | None,
+    axes: Axes,
     *,
+    is_projected: bool,
     delta: jax.typing.ArrayLike,
     eps: jax.typing.ArrayLike,
 ) -> Measurement:
     # The choice of a view looks at the update only to see whether its numbers are
     # finite: the gradient can stand for it.
     arrays = (grad, weight, grad if update is None else update)
-    dtype = jnp.promote_types(jnp.float32, jnp.result_type(*arrays))
+    dtype = dtype_of_sums(*arrays)
     g, w, u = (jnp.asarray(array, dtype) for array in arrays)
-    if axes is None or w.size == 0:
-        norm = _norm(w, along=None)
-        return Measurement(weight_norm=jnp.squeeze(norm))
+    delta, eps = real_like(w, delta), real_like(w, eps)
+    along_channel = _Along(axes.reduction, axes.reduction_mesh)
+    over_channels = _Along(axes.output, axes.output_mesh)
+    if not is_projected:
+        return Measurement(weight_norm=jnp.squeeze(_norm(w, along_channel)))
     channel, layer = view_sums(u, g, w, axes)
     views = choose_view(channel, layer, axes, delta=delta, eps=eps)
     channel_cosine = _cosine_over_threshold(channel, delta, eps)
     measurement = Measurement(
-        weight_norm=jnp.sqrt(layer.ww),
-        channel_cosine=jnp.max(channel_cosine, axis=axes.output, keepdims=True),
+        weight_norm=root(layer.ww),
+        channel_cosine=over_channels.max(channel_cosine),
         layer_cosine=_cosine_over_threshold(layer, delta, eps),
         channel_projected=views.channel,
         layer_projected=views.layer,
     )
     if update is not None:
-        along_layer = axes.reduction + axes.output
-        by_channel = _turns(u, w, channel, along=axes.reduction, over=axes.output)
-        by_layer = _turns(u, w, layer, along=along_layer, over=())
+        along_layer = _Along(
+            along_channel.axes + over_channels.axes,
+            along_channel.mesh_axes + over_channels.mesh_axes,
+        )
+        by_channel = _turns(u, w, channel, along_channel, over=over_channels)
+        by_layer = _turns(u, w, layer, along_layer, over=_Along((), ()))
         measurement = measurement._replace(
             channel_radial=by_channel.radial,
             layer_radial=by_layer.radial,
@@ -278,7 +343,11 @@ def _cosine_over_threshold(
     sums: Sums, delta: jax.typing.ArrayLike, eps: jax.typing.ArrayLike
 ) -> jax.Array:
     cosine, known = cosine_of_gradient(sums, eps)
-    return jnp.where(known, cosine / threshold(sums, delta), jnp.nan)
+    bound = jnp.asarray(threshold(sums, delta), cosine.dtype)
+    # Nothing is below a bound of zero.
+    over = cosine / jnp.where(bound > 0, bound, 1)
+    over = jnp.where(bound > 0, over, jnp.inf)
+    return jnp.where(known, over, jnp.nan)
 
 
 class _Turn(NamedTuple):
@@ -290,9 +359,9 @@ def _turns(
     u: jax.Array,
     w: jax.Array,
     sums: Sums,
+    along: _Along,
     *,
-    along: tuple[int, ...],
-    over: tuple[int, ...],
+    over: _Along,
 ) -> _Turn:
     """Radial fraction and effective step of vectors; means over some axes.
 
@@ -303,27 +372,25 @@ def _turns(
       along: The axes along a vector.
       over: The axes over which means are taken.
     """
-    w_norm, u_norm = jnp.sqrt(sums.ww), _norm(u, along=along)
-    along_w = sums.uw / w_norm
+    w_norm, u_norm = root(sums.ww), _norm(u, along)
+    # Without a direction there is no radial part. NaN is not zero, and shows.
+    has_direction = sums.ww != 0
+    along_w = _divide(sums.uw, w_norm, where=has_direction)
     # Not from the norms of u and of its radial part: their difference cancels where u
     # is nearly radial. And for small steps so does that of the directions, but not the
     # angle between them, of which they make the legs of an isosceles triangle.
-    across_w = _norm(u - sums.uw / sums.ww * w, along=along)
-    angle = jnp.arctan2(across_w, w_norm + along_w)
-    # NaN is not zero, and shows.
-    has_direction = sums.ww != 0
-    has_fraction = has_direction & (u_norm != 0)
-    return _Turn(
-        radial=jnp.mean(
-            jnp.abs(along_w) / u_norm, axis=over, keepdims=True, where=has_fraction
-        ),
-        step=jnp.mean(
-            2 * jnp.sin(angle / 2), axis=over, keepdims=True, where=has_direction
-        ),
-    )
+    radial_part = _divide(sums.uw, sums.ww, where=has_direction)
+    across_w = _norm(u - radial_part * w, along)
+    angle = jnp.where(has_direction, jnp.arctan2(across_w, w_norm + along_w), 0)
+    fraction = _divide(jnp.abs(along_w), u_norm, where=u_norm != 0)
+    return _Turn(radial=over.mean(fraction), step=over.mean(2 * jnp.sin(angle / 2)))
 
 
-def _norm(array: jax.Array, *, along: tuple[int, ...] | None) -> jax.Array:
-    """Norms along some axes, or all, which stay with size one."""
-    squares = jnp.real(jnp.conj(array) * array)
-    return jnp.sqrt(jnp.sum(squares, axis=along, keepdims=True))
+def _divide(a: jax.Array, b: jax.Array, *, where: jax.Array) -> jax.Array:
+    """The quotient, or zero; what is not divided makes no NaN on the way either."""
+    return jnp.where(where, a, 0) / jnp.where(where, b, 1)
+
+
+def _norm(array: jax.Array, along: _Along) -> jax.Array:
+    """Norms along some axes, which stay with size one."""
+    return root(along.sum(jnp.real(jnp.conj(array) * array)))

@@ -15,7 +15,11 @@ from jax.sharding import PartitionSpec
 from optax_adamp._specs import Axes
 from optax_adamp._trees import Names, call_if_function, format_path, match_prefix
 
-# A spec, a tree or prefix tree of specs and None, or a function from params to one.
+# In place of a spec: each device has a parameter of its own, or a copy of the whole.
+OWN = "own"
+
+# A spec, a tree or prefix tree of specs, None and OWN, or a function from params to
+# one of these.
 PartitionSpecs = Any | Callable[[Any], Any]
 
 
@@ -48,6 +52,8 @@ def add_mesh_axes(
         if leaf_axes is None:
             return None
         place = f"{format_path(names)}, an array of shape {jnp.shape(weight)}"
+        if spec == OWN:
+            return leaf_axes
         mesh_axes = _mesh_axes(spec, jnp.ndim(weight), manual, place)
         if manual:
             _check_variation(
@@ -77,8 +83,9 @@ def _mesh_axes(
     """
     if not _is_entry(spec):
         raise ValueError(
-            f"partition_specs of {place}, must be a jax.sharding.PartitionSpec, or "
-            f"None for a parameter that is whole on every device, but got {spec!r}."
+            f"partition_specs of {place}, must be a jax.sharding.PartitionSpec, "
+            f"None for a parameter that is whole on every device, or {OWN!r} for one "
+            f"that each device has for itself, but got {spec!r}."
         )
     parts: tuple[Any, ...] = () if spec is None else tuple(spec)
     if len(parts) > ndim:
@@ -101,16 +108,15 @@ def _check_variation(
     """Compares a spec with what shard_map knows, unless called with check_vma=False."""
     varying = _varying_axes(weight)
     if unnamed := sorted(varying - named):
-        ndim = jnp.ndim(weight)
-        stacked = PartitionSpec(unnamed[0], *[None] * ndim)
         raise ValueError(
             f"Inside shard_map {place}, differs along the mesh axes "
             f"{', '.join(unnamed)}, but partition_specs says {spec}: sums over this "
             "part would be taken for those of the whole parameter. Pass the specs of "
             "the parameters, `partition_specs=` what shard_map has as in_specs for "
-            "them. If every device has a parameter of its own, give it an axis that "
-            f"says so: shape {(1, *jnp.shape(weight))}, spec {stacked}, with that axis "
-            "left out of its dimension_numbers."
+            "them. If every device has a parameter of its own, as a part of an "
+            "ensemble under jax.vmap, or a whole one marked as varying by "
+            f"jax.lax.pcast, say {OWN!r} in place of its spec: sums are then taken "
+            "over what each device has."
         )
     # With check_vma=False nothing varies, not even the position in the mesh.
     unvarying = sorted(

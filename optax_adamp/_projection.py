@@ -64,8 +64,13 @@ def project(
     Returns:
       The new update, with the shape and dtype of `update`.
     """
-    dtype = jnp.promote_types(jnp.float32, jnp.result_type(update, grad, weight))
+    dtype = dtype_of_sums(update, grad, weight)
     u, g, w = (jnp.asarray(x, dtype) for x in (update, grad, weight))
+    # The gradient decides, and does nothing else: no derivative leads to it.
+    g = jax.lax.stop_gradient(g)
+    delta, wd_ratio, eps, weight_decay = (
+        real_like(w, number) for number in (delta, wd_ratio, eps, weight_decay)
+    )
     if axes is None or w.size == 0:
         along_w = weight_decay
     else:
@@ -83,6 +88,29 @@ def project(
     # Near the largest number, what moves along w can push an entry out of range. Such
     # an entry keeps the update of the base optimizer.
     return jnp.where(jnp.isfinite(projected), projected, update)
+
+
+def dtype_of_sums(*arrays: jax.typing.ArrayLike) -> Any:
+    """The dtype of the arithmetic: at least float32, complex if an array is.
+
+    JAX has no promotion of an 8-bit float to another, and in its strict mode none of
+    arrays at all.
+    """
+    kinds = [jax.typeof(array) for array in arrays]
+    # A number of Python's takes the precision of the arrays beside it.
+    kinds = [kind for kind in kinds if not kind.weak_type] or kinds
+    is_complex = any(jnp.iscomplexobj(array) for array in arrays)
+    is_wide = any(kind.dtype in (jnp.float64, jnp.complex128) for kind in kinds)
+    if is_complex:
+        return jnp.dtype(jnp.complex128 if is_wide else jnp.complex64)
+    return jnp.dtype(jnp.float64 if is_wide else jnp.float32)
+
+
+def real_like(array: jax.Array, number: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    """A hyperparameter in the precision of an array; a number of Python's has any."""
+    if jax.typeof(number).weak_type:
+        return number
+    return jnp.asarray(number, jnp.real(array).dtype)
 
 
 def view_sums(
@@ -163,26 +191,64 @@ def _looks_scale_invariant(
 def cosine_of_gradient(
     sums: Sums, eps: jax.typing.ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """The size of cos(g, w), and whether it can be known."""
+    """The size of cos(g, w), and whether it can be known; if not, it is zero."""
     norms, known = _norms(sums, eps)
-    return jnp.abs(sums.gw) / norms, known
+    known = known & (norms != 0)
+    return jnp.where(known, jnp.abs(sums.gw), 0) / jnp.where(known, norms, 1), known
 
 
 def _norms(sums: Sums, eps: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
     """The divisor of the cosine, and whether it can be known."""
-    norms = jnp.maximum(jnp.sqrt(sums.gg), eps) * jnp.maximum(jnp.sqrt(sums.ww), eps)
+    norms = jnp.maximum(root(sums.gg), eps) * jnp.maximum(root(sums.ww), eps)
     # A norm that overflows would make any cosine zero.
     return norms, jnp.isfinite(norms)
 
 
 def threshold(sums: Sums, delta: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     """What the cosine must stay below."""
-    return delta / math.sqrt(sums.length)
+    length: Any = sums.length
+    if not isinstance(length, int):  # A symbolic size, under jax.export.
+        return delta / jnp.sqrt(jnp.asarray(length, sums.ww.dtype))
+    return delta / math.sqrt(length)
 
 
 def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> jax.Array:
     """The radial part of the update as a multiple of the weight."""
-    return sums.uw / (jnp.sqrt(sums.ww) + eps) ** 2
+    return _divide(sums.uw, (root(sums.ww) + eps) ** 2)
+
+
+# A derivative that is infinite is NaN once it is multiplied by zero, also where another
+# value is chosen afterwards. These two have one of zero in its place, by a rule of
+# their own, which leaves the program of a step as it is.
+
+
+@jax.custom_jvp
+def root(squares: jax.Array) -> jax.Array:
+    """The square root, with a derivative of zero where it has none."""
+    return jnp.sqrt(squares)
+
+
+@root.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (squares,), (tangent,) = primals, tangents
+    is_smooth = (squares > 0) & (squares < jnp.inf)
+    divisor = 2 * root(jnp.where(is_smooth, squares, 1))
+    return root(squares), jnp.where(is_smooth, tangent / divisor, 0)
+
+
+@jax.custom_jvp
+def _divide(a: jax.Array, b: jax.Array) -> jax.Array:
+    return a / b
+
+
+@_divide.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (a, b), (tangent_of_a, tangent_of_b) = primals, tangents
+    divides = b != 0
+    divisor = jnp.where(divides, b, 1)
+    quotient = _divide(jnp.where(divides, a, 0), divisor)
+    tangent = (tangent_of_a - quotient * tangent_of_b) / divisor
+    return _divide(a, b), jnp.where(divides, tangent, 0)
 
 
 def _over_mesh(sums: Any, mesh_axes: tuple[str, ...]) -> Any:

@@ -57,7 +57,9 @@ class Reading(NamedTuple):
 
     spec: Any | None  # None: not projected.
     why: str
-    warning: str = ""  # Why the reading may be wrong; empty if there is no doubt.
+    # Why the reading may be wrong; empty if there is no doubt. A function where that
+    # takes a look at the sizes: no step needs it, and sizes may be symbolic.
+    warning: str | Callable[[], str] = ""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -126,7 +128,17 @@ def _read_output_last(names: Names, shape: Shape) -> Reading:
         return Reading(None, reason)
     axes = tuple(range(len(shape)))
     spec = ProjectionDimensionNumbers(axes[:-1], axes[-1])
-    return Reading(spec, "last axis", _doubt_in_output_last(names, shape))
+    return Reading(spec, "last axis", _DoubtInOutputLast(names, shape))
+
+
+# A class rather than a closure: equal arguments make equal readings.
+@dataclasses.dataclass(frozen=True)
+class _DoubtInOutputLast:
+    names: Names
+    shape: Shape
+
+    def __call__(self) -> str:
+        return _doubt_in_output_last(self.names, self.shape)
 
 
 def _doubt_in_output_last(names: Names, shape: Shape) -> str:

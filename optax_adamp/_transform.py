@@ -8,7 +8,7 @@ import optax
 
 from optax_adamp._dimension_numbers import (
     DimensionNumbers,
-    resolve_dimension_numbers,
+    resolve_axes,
 )
 from optax_adamp._partition_specs import PartitionSpecs, add_mesh_axes
 from optax_adamp._projection import project
@@ -101,7 +101,10 @@ def scale_by_projection(
         what `shard_map` has as `in_specs` for the params. The sums of a vector are then
         taken over the mesh axes that cut it. Specs of batch axes cause no
         communication: a parameter that each device has for itself, such as that of its
-        stage of a pipeline, is one with a batch axis cut along the mesh. Only mesh axes
+        stage of a pipeline, is one with a batch axis cut along the mesh. Where that
+        axis is gone, as in :func:`jax.vmap` over the members of an ensemble that a
+        device has, the string `"own"` in place of a spec says the same, also of whole
+        parameters that :func:`jax.lax.pcast` marks as varying. Only mesh axes
         that are manual count, so that the specs do no harm elsewhere. A projected
         parameter whose spec contradicts what `shard_map` knows of it is an error; with
         `check_vma=False` `shard_map` knows nothing, and a wrong or missing spec gives a
@@ -192,14 +195,11 @@ def scale_by_projection(
             (names, weight)
             for (names, _), weight in zip(named_updates, weights, strict=True)
         ]
-        resolutions = resolve_dimension_numbers(
-            dimension_numbers, params, named_weights
-        )
         axes = add_mesh_axes(
             partition_specs,
             params,
             named_weights,
-            [resolution.axes for resolution in resolutions],
+            resolve_axes(dimension_numbers, params, named_weights),
         )
         decayed = _resolve_mask(mask, params, named_weights)
         new_updates = [
@@ -222,8 +222,24 @@ def with_gradient(
     given. In a chain each transformation sees only what the one before it returned;
     wrapped in this, :func:`scale_by_projection` sees the gradient as well.
 
-    Wrap whatever stands between the gradient and the projection. Transformations that
-    accumulate or replace gradients, such as :class:`optax.MultiSteps`, belong outside.
+    A `grad` that comes as an extra argument already is passed on as it is: from whoever
+    calls `update`, or from another `with_gradient` around this one, such as that in
+    :func:`adamp` and :func:`sgdp`. Hence wrap whatever stands between the gradient and
+    the projection. What it is decides whether that is needed:
+
+    ==================================  ==========================================
+    before the optimizer                the test of the cosine
+    ==================================  ==========================================
+    clipping by global norm, scaling    does not change: no wrapper is needed
+    clipping by value or block,         needs the raw gradient: wrap the chain, or
+    centralization, L2 regularization   call `update(..., grad=grads)`
+    :class:`optax.MultiSteps`           needs the accumulated gradient: wrap what
+                                        stands inside, and give no `grad` to `update`
+    ==================================  ==========================================
+
+    A line search may stand in the same chain, after the optimizer: the `grad` that it
+    is given is the raw gradient too. To a chain with :class:`optax.MultiSteps` inside,
+    this passes no gradient of a part.
 
     Args:
       tx: The transformation to wrap, usually an :func:`optax.chain`.
@@ -257,9 +273,20 @@ def with_gradient(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        return tx.update(updates, state, params, **{**extra_args, "grad": updates})
+        if extra_args.get("grad") is None and not _holds_accumulator(state):
+            extra_args = {**extra_args, "grad": updates}
+        return tx.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+
+
+def _holds_accumulator(state: Any) -> bool:
+    """Whether `optax.MultiSteps` stands inside, which makes a gradient of its own."""
+
+    def is_accumulator(node: Any) -> bool:
+        return isinstance(node, optax.MultiStepsState)
+
+    return any(map(is_accumulator, jax.tree.leaves(state, is_leaf=is_accumulator)))
 
 
 def _decay_of_step(

@@ -75,6 +75,20 @@ def path_matches(path: str, pattern: str) -> bool:
     return path == pattern or fnmatchcase(path, pattern)
 
 
+def may_match_below(names: Names, pattern: str) -> bool:
+    """Whether a pattern matches a path, or may match one below it.
+
+    For an absent parameter, which may have been a whole branch of the tree.
+    """
+    above = "".join(f"{name}/" for name in names)
+    return (
+        path_matches("/".join(names), pattern)
+        or pattern.startswith(above)
+        # What is left of the pattern matches the rest of some path.
+        or any(fnmatchcase(above, pattern[:end]) for end in range(len(pattern) + 1))
+    )
+
+
 def leaves_like(
     named_updates: list[tuple[Names, Any]],
     treedef: Any,
@@ -150,6 +164,7 @@ def match_prefix(
     *,
     argument: str,
     is_leaf: Callable[[Any], bool] | None = None,
+    way_out: str = "",
 ) -> list[Entry]:
     """For each parameter, the entry at its path or above it; there is one at most.
 
@@ -158,14 +173,24 @@ def match_prefix(
       params: Names and leaves, with None where an array is absent.
       argument: Name of the argument that `description` came in, for errors.
       is_leaf: Tells the entries of `description` from its containers.
+      way_out: What else the error about an entry without a parameter is to say.
 
     Returns:
       One entry per parameter; absent ones get `Entry(None, exact=False)`.
 
     Raises:
-      ValueError: If a parameter has no entry, or an entry no parameter.
+      ValueError: If a parameter has no entry, or an entry no parameter; or if two of
+        either have the same path, so that it is open which belongs to which.
     """
-    entries = dict(named_leaves(description, is_leaf=is_leaf))
+    entries: dict[Names, Any] = {}
+    for names, value in named_leaves(description, is_leaf=is_leaf):
+        if names in entries:
+            raise ValueError(
+                f"{argument} has two entries with the path {format_path(names)}. "
+                "Rename one, here and in the params."
+            )
+        entries[names] = value
+    exact: set[Names] = set()
     known: set[Names] = {()}
     absent: set[Names] = set()
     matches: list[Entry] = []
@@ -183,6 +208,14 @@ def match_prefix(
                 f"{format_path(names)}, an array of shape {jnp.shape(leaf)}. "
                 "Give every parameter an entry, at its path or above it."
             )
+        if found == names and names in exact:
+            raise ValueError(
+                f"{argument} does not fit the params: two parameters have the path "
+                f"{format_path(names)}, and one entry cannot be for both. Rename one, "
+                "or give an entry above them."
+            )
+        if found == names:
+            exact.add(names)
         matches.append(Entry(entries[found], exact=found == names))
     for names in entries:
         below_absent = any(names[:depth] in absent for depth in range(len(names)))
@@ -190,6 +223,6 @@ def match_prefix(
             raise ValueError(
                 f"{argument} does not fit the params: it has an entry for "
                 f"{format_path(names)}, where the params hold nothing. Remove the "
-                "entry or correct its path."
+                f"entry or correct its path.{way_out}"
             )
     return matches

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import training
-from optax_adamp import ProjectionDimensionNumbers
+from optax_adamp import ProjectionDimensionNumbers, scale_by_projection
 from training import with_both_optimizers
 
 IN, OUT = 7, 5
@@ -134,3 +134,24 @@ def test_layers_take_different_views(optimizer):
         for layer, same in zip(one[:2], other[:2], strict=True):
             difference = layer["kernel"] - same["kernel"]
             assert jnp.linalg.norm(difference) > 3e-3 * jnp.linalg.norm(same["kernel"])
+
+
+@pytest.mark.parametrize("view", ["auto", "channel", "layer"])
+def test_batch_elements_without_output_axes(view):
+    """Each is one channel, and the sums of the layer are its own as well."""
+    rng = np.random.default_rng(0)
+    update, grad, weight = jnp.asarray(rng.normal(size=(3, 4, 6)), jnp.float32)
+    # The first and the third pass the test.
+    radial = jnp.sum(grad * weight, axis=1, keepdims=True)
+    radial /= jnp.sum(weight**2, axis=1, keepdims=True)
+    grad += weight * (jnp.array([[0.0], [1.0], [0.0], [1.0]]) - radial)
+
+    def step(reduction, *arrays):
+        spec = ProjectionDimensionNumbers(reduction, (), view)
+        tx = scale_by_projection(weight_decay=0.5, dimension_numbers=spec)
+        u, g, w = arrays
+        return tx.update(u, tx.init(w), w, grad=g)[0]
+
+    stacked = step(1, update, grad, weight)
+    alone = [step(0, *arrays) for arrays in zip(update, grad, weight, strict=True)]
+    np.testing.assert_allclose(stacked, alone, rtol=1e-5, atol=1e-6)

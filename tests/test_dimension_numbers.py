@@ -60,6 +60,13 @@ def test_names_count_only_at_the_end():
     ]
 
 
+def test_names_count_as_a_whole_and_with_their_case():
+    names = ("scale_factor", "Scale", "BIAS", "bias_hh", "rescale", "debias")
+    shapes = dict.fromkeys(names, (4, 2))
+    assert all(resolve(None, shapes).values())
+    assert all(resolve(Spec(0, 1), shapes).values())
+
+
 EXPLICIT = {
     "attention": {"query": {"kernel": Spec(0, (1, 2)), "bias": None}},
     "mlp": [Spec(-2, -1, "channel"), Spec(1, 2, "layer")],

@@ -174,6 +174,32 @@ def step(params, rule):
     return tx.update(params, tx.init(params), params)
 
 
+TRANSFORMS = {
+    "partition": lambda tx: optax.partition(
+        {"a": tx, "b": optax.set_to_zero()}, {"blocks": "b", "head": "a"}
+    ),
+    "masked": lambda tx: optax.masked(tx, {"blocks": False, "head": True}),
+    "selective": lambda tx: optax.selective_transform(
+        tx, freeze_mask={"blocks": {"w": True}, "head": False}
+    ),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_where_what_is_stacked_is_frozen(transform):
+    """The optimizer of the head never sees the blocks that the pattern is for."""
+    rule = layouts.stacked(layouts.output_last, where="blocks/*")
+    head = draw(INPUTS, OUTPUTS)
+    params = {"blocks": {"w": draw(LAYERS, INPUTS, OUTPUTS)}, "head": head}
+    tx = TRANSFORMS[transform](adamp(0.1, delta=10.0, dimension_numbers=rule))
+
+    updates, _ = tx.update(params, tx.init(params), params)
+
+    alone = adamp(0.1, delta=10.0)
+    expected, _ = alone.update(head, alone.init(head), head)
+    np.testing.assert_allclose(updates["head"], expected, rtol=1e-6, atol=1e-7)
+
+
 ERRORS = {
     "scalar": (
         layouts.stacked(layouts.output_last),

@@ -443,6 +443,26 @@ def test_scalars_over_batch_elements():
                 assert projected == pytest.approx(share)
 
 
+def test_steps_of_a_scan_and_models_of_a_vmap_stay_apart():
+    grad, param, update = (tree["stacked"] for tree in draw())
+    scales = jnp.arange(1.0, 4)
+
+    def measure_scaled(scale):
+        return measure_stacked(grad + 0.1 * scale * param, scale * param, update)
+
+    def body(_, scale):
+        return None, measure_scaled(scale)
+
+    by_scan = jax.jit(lambda: jax.lax.scan(body, None, scales)[1])().scalars()
+    by_vmap = jax.vmap(jax.vmap(measure_scaled))(jnp.stack([scales, scales])).scalars()
+
+    for name, value in by_scan.items():
+        expected = [measure_scaled(scale).scalars()[name] for scale in scales]
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(by_vmap[name], [value] * 2, rtol=1e-5, atol=1e-6)
+    assert len({float(norm) for norm in by_scan["(root)/weight_norm"]}) == 3
+
+
 def test_without_updates_there_is_no_radial_part_and_no_step():
     arrays = [tree["stacked"] for tree in draw()]
     full = jax.jit(measure_stacked)(*arrays)
@@ -513,23 +533,53 @@ def test_zero_weight_has_no_direction():
 
     assert values["channel_projected"] == alone["channel_projected"] == 1
     assert values["channel_cosine"] == alone["channel_cosine"] == 0
-    # The mean is that of the other channel.
-    assert values["channel_radial"] == pytest.approx(ORDINARY_RADIAL)
-    assert values["channel_step"] == pytest.approx(ORDINARY_STEP)
+    # A channel without a direction counts in the mean.
+    assert values["channel_radial"] == pytest.approx(ORDINARY_RADIAL / 2)
+    assert values["channel_step"] == pytest.approx(ORDINARY_STEP / 2)
     for metric in METRICS[-4:]:
-        assert math.isnan(alone[metric])
+        assert alone[metric] == 0
     assert alone["weight_norm"] == 0
 
 
-def test_zero_update_has_no_radial_fraction_but_a_step_of_zero():
+def test_zero_update_has_no_radial_part_and_turns_nothing():
     values = special(update=ZERO)
     alone = special(update=ZERO, rest=False)
 
-    assert values["channel_radial"] == pytest.approx(ORDINARY_RADIAL)
+    assert values["channel_radial"] == pytest.approx(ORDINARY_RADIAL / 2)
     assert values["channel_step"] == pytest.approx(ORDINARY_STEP / 2)
-    assert math.isnan(alone["channel_radial"])
-    assert math.isnan(alone["layer_radial"])
-    assert alone["channel_step"] == alone["layer_step"] == 0
+    for metric in METRICS[-4:]:
+        assert alone[metric] == 0
+
+
+@pytest.mark.parametrize("delta", [0.1, 0.0])
+@pytest.mark.parametrize("zero", ["grad", "weight", "update", "all"])
+def test_no_nan_where_something_is_zero(zero, delta):
+    """Neither in the result nor on the way, where JAX would stop at it."""
+    names = ("grad", "weight", "update")
+    arrays = {name: jnp.ones((3, 2)) for name in names}
+    for name in names if zero == "all" else {zero} & {*names}:
+        arrays[name] = jnp.zeros((3, 2))
+
+    with jax.debug_nans(True):
+        measured = measure(
+            arrays["grad"], arrays["weight"], updates=arrays["update"], delta=delta
+        )
+        scalars = {name: float(value) for name, value in measured.scalars().items()}
+
+    assert all(not math.isnan(value) for value in scalars.values())
+    assert scalars["(root)/layer_radial"] == pytest.approx(float(zero == "grad"))
+    assert scalars["(root)/channel_step"] == 0
+    passes = zero != "update" and delta > 0
+    assert (scalars["(root)/channel_cosine"] == 0) == passes
+    assert scalars["(root)/channel_projected"] == passes
+
+
+def test_without_eps_a_norm_of_zero_does_not_pass():
+    values = special(weight=ZERO, eps=0.0)
+
+    assert math.isnan(values["channel_cosine"])
+    assert values["channel_projected"] == 0
+    assert values["channel_step"] == pytest.approx(ORDINARY_STEP / 2)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
@@ -557,7 +607,7 @@ def test_delta_of_zero_projects_nothing():
     assert values["channel_projected"] == values["layer_projected"] == 0
 
 
-def test_batch_elements_without_a_value_are_left_out_of_means():
+def test_batch_elements_without_a_direction_count_in_means():
     w = jnp.stack([jnp.array([[3.0], [4.0]]), jnp.zeros((2, 1))])
     u = jnp.array([[[4.0], [-3.0]], [[1.0], [1.0]]])
     spec = ProjectionDimensionNumbers(1, 2)
@@ -567,7 +617,19 @@ def test_batch_elements_without_a_value_are_left_out_of_means():
 
     assert scalars["w/weight_norm"] == 2.5
     assert scalars["w/channel_radial"] == pytest.approx(0, abs=1e-7)
-    assert scalars["w/channel_step"] == pytest.approx(math.sqrt(2 - math.sqrt(2)))
+    step = math.sqrt(2 - math.sqrt(2))
+    assert scalars["w/channel_step"] == pytest.approx(step / 2)
+
+
+def test_eps_is_that_of_the_optimizer():
+    """Where a weight is shorter than eps, the cosine is smaller, and passes."""
+    w = jnp.array([[1e-3], [0.0]])
+    g = jnp.array([[1.0], [1.0]])
+    for eps, over in ((1e-8, 10.0), (0.1, 0.1)):
+        leaf = measure(g, w, delta=0.1, eps=eps).leaves["(root)"]
+
+        assert float(leaf.channel_cosine) == pytest.approx(over)
+        assert bool(leaf.channel_projected) == (over < 1)
 
 
 def test_bfloat16_is_measured_in_float32():

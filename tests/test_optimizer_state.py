@@ -11,7 +11,7 @@ import pytest
 from flax import serialization
 
 import training
-from optax_adamp import adamp, sgdp
+from optax_adamp import ProjectionDimensionNumbers, _projection, adamp, sgdp
 from training import SETTINGS
 
 
@@ -149,3 +149,77 @@ def test_map_params_of_sgdp():
     )
     counts = [count for _, count in optax.tree.get_all_with_path(mapped, "count")]
     assert counts == [0, 0]
+
+
+def structure(tree):
+    """Without empty states, which hold nothing."""
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0, None])
+@pytest.mark.parametrize("dampening", [0.0, 0.5])
+def test_the_state_of_sgdp_is_the_trace_of_sgd(momentum, dampening):
+    """A momentum of zero is one; what dampening leaves out never enters it."""
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+    grads = jax.tree.map(lambda w: 2 * w, params)
+    tx = sgdp(0.1, momentum, dampening=dampening)
+    base = optax.sgd(0.1, momentum)
+
+    state = tx.update(grads, tx.init(params), params)[1]
+
+    traces = [optax.tree.get(tree, "trace") for tree in (state, base.init(params))]
+    if momentum is None:
+        assert traces == [None, None]
+        assert jax.tree.leaves(state) == []
+    else:
+        expected = jax.tree.map(lambda g: (1 - dampening) * g, grads)
+        chex.assert_trees_all_close(traces[0], expected)
+        chex.assert_trees_all_equal_structs(*traces)
+        assert len(structure(state)) == len(structure(base.init(params)))
+
+
+def test_functions_of_the_params_see_the_params():
+    """And not the updates, of which a shape or a dtype may be read as well."""
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+    grads = jax.tree.map(jnp.zeros_like, params)
+    seen = []
+
+    def remember(result):
+        return lambda tree: seen.append(tree) or result
+
+    tx = sgdp(
+        0.1,
+        weight_decay=0.1,
+        mask=remember(True),
+        dimension_numbers=remember(ProjectionDimensionNumbers(0, 1)),
+        partition_specs=remember(None),
+    )
+    state = tx.init(params)
+    seen.clear()
+    tx.update(grads, state, params)
+
+    assert len(seen) == 3
+    assert all(tree is params for tree in seen)
+
+
+def test_leaves_of_one_shape_are_traced_once(monkeypatch):
+    """In one step and in all that follow, with jit and without."""
+    traces = []
+    sums = _projection.view_sums
+
+    def count(u, *rest):
+        traces.append(u.shape)
+        return sums(u, *rest)
+
+    monkeypatch.setattr(_projection, "view_sums", count)
+    shapes = [(17, 3)] * 3 + [(3, 17)] * 2
+    params = [jnp.ones(shape) for shape in shapes]
+    tx = adamp(0.1)
+    state = tx.init(params)
+    for update in (tx.update, tx.update, jax.jit(tx.update), jax.jit(tx.update)):
+        update(params, state, params)
+        assert sorted(traces[:2]) == [(3, 17), (17, 3)]
+        # Once more inside of jit, where a hyperparameter may be traced too.
+        assert len(traces) <= 4
+    tx.update(params, state, params)
+    assert len(traces) <= 4

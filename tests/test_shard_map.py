@@ -1,5 +1,7 @@
 """Inside shard_map parts of parameters take the steps of the whole ones."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 import sharded_steps as steps
 from optax_adamp import ProjectionDimensionNumbers as Spec
-from optax_adamp import adamp, scale_by_projection, sgdp
+from optax_adamp import adamp, measure, scale_by_projection, sgdp
 
 
 def specs_of_state(tx, params, specs):
@@ -130,8 +132,8 @@ def test_without_knowledge_a_missing_spec_goes_wrong():
 @pytest.mark.parametrize(
     ("params_spec", "partition_specs", "words"),
     [
-        (P("x", "y"), None, ["(4, 4)", "mesh axes x, y", "in_specs", "own"]),
-        (P("x"), None, ["(4, 8)", "axes x,", "(1, 4, 8)", str(P("x", None, None))]),
+        (P("x", "y"), None, ["(4, 4)", "mesh axes x, y", "in_specs", "'own'"]),
+        (P("x"), None, ["(4, 8)", "axes x,", "jax.vmap", "jax.lax.pcast", "'own'"]),
         (P("x", "y"), P("x"), ["mesh axes y,", f"says {P('x')}"]),
         (P("x", "y"), {"kernel": None}, ["mesh axes x, y,"]),
         (P("x"), P("x", "y"), ["the same", "mesh axes y,"]),
@@ -172,6 +174,123 @@ def test_stages_with_parameters_of_their_own():
     for stack, expected in zip(run, whole.params[1:], strict=True):
         np.testing.assert_allclose(stack, expected["stack"], **steps.TOLERANCE)
     assert count_collectives(Spec(1, 2), (8, 8, 8), spec, mesh) == 0
+
+
+@pytest.mark.parametrize("form", ["own", {"kernel": "own", "bias": None}])
+def test_an_ensemble_cut_over_devices(form):
+    """Under `jax.vmap` a device sees a member without the axis that is cut."""
+    whole = steps.whole(adamp)
+    mesh = steps.make_mesh((8,))
+    params = {"kernel": jnp.asarray(whole.params[0]["stack"]), "bias": jnp.ones((8, 3))}
+    grads = {"kernel": jnp.asarray(whole.grads[0]["stack"]), "bias": jnp.ones((8, 3))}
+
+    def update(tx):
+        def of_member(grads, params):
+            return tx.update(grads, tx.init(params), params)[0]
+
+        return jax.vmap(of_member)
+
+    tx = steps.make_optimizer(adamp, Spec(0, 1), partition_specs=form)
+    mapped = jax.shard_map(update(tx), mesh=mesh, in_specs=P("x"), out_specs=P("x"))
+
+    plain = update(steps.make_optimizer(adamp, Spec(0, 1)))
+    chex.assert_trees_all_close(
+        jax.jit(mapped)(grads, params), plain(grads, params), rtol=1e-5, atol=1e-6
+    )
+    assert "all-reduce(" not in jax.jit(mapped).lower(grads, params).compile().as_text()
+
+
+def test_whole_parameters_that_are_marked_as_varying():
+    whole = steps.whole(adamp)
+    params, grads = (
+        {"kernel": jnp.asarray(tree[KERNEL])}
+        for tree in (whole.params[0], whole.grads[0])
+    )
+    tx = steps.make_optimizer(adamp, Spec(0, 1), partition_specs="own")
+    mark = getattr(jax.lax, "pcast", None)
+
+    def vary(array):
+        if mark is None:  # jax < 0.8
+            return jax.lax.pvary(array, "x")
+        return mark(array, "x", to="varying")
+
+    def update(grads, params):
+        params = jax.tree.map(vary, params)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        return jax.tree.map(lambda update: update[None], updates)
+
+    mapped = jax.shard_map(
+        update, mesh=steps.make_mesh((8,)), in_specs=P(), out_specs=P("x")
+    )
+    expected, _ = tx.update(grads, tx.init(params), params)
+    for update in jax.jit(mapped)(grads, params)["kernel"]:
+        np.testing.assert_allclose(update, expected["kernel"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mesh_shape", [(8,), (4, 2)])
+def test_what_is_measured_of_parts(mesh_shape):
+    """Norms, cosines and turns are those of the whole vectors."""
+    whole = steps.whole(adamp)
+    specs = steps.partition_specs(mesh_shape)
+    numbers = steps.copies(steps.dimension_numbers(), mesh_shape)
+    grads, params, updates = (
+        jax.tree.map(jnp.asarray, steps.copies(tree, mesh_shape))
+        for tree in (whole.grads[0], whole.params[0], whole.grads[1])
+    )
+    settings = {"delta": steps.DELTA, "dimension_numbers": numbers}
+
+    def measured(grads, params, updates, **settings):
+        found = measure(grads, params, updates=updates, **settings)
+        return found.leaves
+
+    out_specs = {
+        path: P(*(part for axis, part in enumerate(spec) if axis == 0))
+        if path.startswith("stack")
+        else P()
+        for path, spec in specs.items()
+    }
+    mapped = jax.shard_map(
+        functools.partial(measured, partition_specs=specs, **settings),
+        mesh=steps.make_mesh(mesh_shape),
+        in_specs=(specs, specs, specs),
+        out_specs=out_specs,
+    )
+
+    expected = measured(grads, params, updates, **settings)
+    views = {name: leaf.channel_projected for name, leaf in expected.items()}
+    assert all(view for name, view in views.items() if "dense to channel" in name)
+    chex.assert_trees_all_close(
+        jax.device_get(jax.jit(mapped)(grads, params, updates)),
+        jax.device_get(expected),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("name", ["kernel", "bias"])
+def test_measuring_parts_without_their_specs(name):
+    """Also of what is never projected, as it has a norm."""
+    params = {name: jnp.ones((8, 8))}
+
+    def norms(params, specs):
+        mapped = jax.shard_map(
+            lambda params: measure(params, params, partition_specs=specs).scalars(),
+            mesh=steps.make_mesh((8,)),
+            in_specs=P("x"),
+            out_specs=P(),
+        )
+        return jax.jit(mapped)(params)
+
+    assert float(norms(params, P("x"))[f"{name}/weight_norm"]) == pytest.approx(8)
+    with pytest.raises(ValueError, match=f"{name}, an array of .* mesh axes x, but"):
+        norms(params, None)
+    with pytest.raises(ValueError, match="the same all along the mesh axes x"):
+        jax.shard_map(
+            lambda params: measure(params, params, partition_specs=P("x")).scalars(),
+            mesh=steps.make_mesh((8,)),
+            in_specs=P(),
+            out_specs=P(),
+        )(params)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,17 @@
 """Specs against shapes, and layouts with their reasons, one case at a time."""
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
+from flax import nnx
+from flax.core import FrozenDict
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
+from optax_adamp import adamp
 from optax_adamp._layout import Layout, reason_of
 from optax_adamp._specs import Axes, count_from_front, is_spec
 
@@ -144,3 +151,100 @@ def test_reasons_by_path(names, reason):
     assert reason_of(dict(layout()), ("a",)) is None
     assert reason_of(None, names) is None
     assert reason_of([layout()], ("0", *names)) is None
+
+
+def whole_layout():
+    made = Layout()
+    made.put(("dense", "kernel"), FIRST, "why")
+    made.put(("dense", "bias"), None, "why")
+    return made
+
+
+class Net(eqx.Module):
+    """Its leaves are not in the order of their names."""
+
+    kernel: jax.Array
+    bias: jax.Array
+
+
+def in_containers():
+    kernel, bias = jnp.ones((3, 2)), jnp.ones(2)
+    module = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    box = nn.Partitioned(kernel, ("a", "b"))
+    trees = {
+        "dict": {"dense": {"kernel": kernel, "bias": bias}},
+        "FrozenDict": FrozenDict({"dense": {"kernel": kernel, "bias": bias}}),
+        "State": nnx.state(nnx.Dict(dense=module), nnx.Param),
+        "Equinox": {"dense": Net(kernel, bias)},
+        "boxes": {"dense": {"kernel": box, "bias": bias}},
+    }
+    return jax.tree.map(jnp.ones_like, trees)
+
+
+@pytest.mark.parametrize("container", in_containers())
+def test_a_layout_like_the_params(container):
+    """As labels, masks and the specs of Muon, in the containers of the params."""
+    params, made = in_containers()[container], whole_layout()
+
+    labels = made.like(params, lambda spec: "rest" if spec is None else "adamp")
+    mask = made.like(params, lambda spec: spec is not None)
+
+    assert jax.tree.structure(labels) == jax.tree.structure(params)
+    sizes = jax.tree.map(lambda label, w: (label, w.ndim), labels, params)
+    pairs = jax.tree.leaves(sizes, is_leaf=lambda node: isinstance(node, tuple))
+    assert sorted(pairs) == [("adamp", 2), ("rest", 1)]
+    zeros = optax.set_to_zero()
+    parted = optax.partition({"adamp": adamp(0.1), "rest": zeros}, labels)
+    for tx, zero in ((parted, 1), (optax.masked(zeros, mask), 2)):
+        updates, _ = tx.update(params, tx.init(params), params)
+        for update in jax.tree.leaves(updates):
+            assert bool(jnp.any(update != 0)) == (update.ndim != zero)
+
+
+def test_a_layout_for_muon():
+    params = in_containers()["dict"]
+    muons = optax.contrib.MuonDimensionNumbers
+
+    def spec_of(spec):
+        return spec and muons(spec.reduction_axis, spec.output_axis)
+
+    specs = whole_layout().like(params, spec_of)
+
+    assert specs == {"dense": {"kernel": muons(0, 1), "bias": None}}
+    tx = optax.contrib.muon(0.1, muon_weight_dimension_numbers=specs)
+    updates, _ = tx.update(params, tx.init(params), params)
+    plain = optax.contrib.muon(0.1)
+    expected, _ = plain.update(params, plain.init(params), params)
+    np.testing.assert_allclose(
+        updates["dense"]["kernel"], expected["dense"]["kernel"], rtol=1e-5
+    )
+
+
+def test_a_layout_like_other_params():
+    absent = {"dense": {"kernel": None, "bias": jnp.ones(2)}}
+    assert whole_layout().like(absent, str) == {
+        "dense": {"kernel": None, "bias": "None"}
+    }
+    with pytest.raises(
+        ValueError, match="the layout does not fit the params: it has no"
+    ):
+        whole_layout().like({"dense": {"kernel": jnp.ones((3, 2)), "w": jnp.ones(2)}})
+
+
+def test_reasons_of_many_leaves_are_looked_up_not_searched():
+    class Key(str):
+        """Counts how often it is asked for its text, as a search does."""
+
+        asked = 0
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __str__(self):
+            type(self).asked += 1
+            return super().__str__()
+
+    names = [f"{index}" for index in range(100)]
+    made = Layout({Key(name): None for name in names}, {name: name for name in names})
+
+    assert [reason_of(made, (name,)) for name in names] == names
+    assert Key.asked == 0

@@ -1,5 +1,6 @@
 """Names along paths, and describing trees matched by them, one case at a time."""
 
+import collections
 import dataclasses
 
 import jax
@@ -24,6 +25,7 @@ from optax_adamp._trees import (
     match_prefix,
     named_leaves,
     own_name,
+    path_matches,
 )
 
 MASKED = optax.MaskedNode()
@@ -227,7 +229,7 @@ def test_nearest_entry_above(description, expected):
         (
             {"a": 1.0, "b": 2.0, "d": 3.0},
             "mask does not fit the params: it has an entry for d, where the params "
-            "hold nothing. Remove the entry or correct its path.",
+            "hold nothing. Remove the entry or correct its path. Or so.",
         ),
         (
             {"a": {"kernel": {"deeper": 0.0}}, "b": 2.0},
@@ -237,13 +239,13 @@ def test_nearest_entry_above(description, expected):
         (
             {"a": 1.0, "b": {"c": {"kernel": 2.0, "bias": 3.0}}},
             "mask does not fit the params: it has an entry for b/c/bias, where the "
-            "params hold nothing. Remove the entry or correct its path.",
+            "params hold nothing. Remove the entry or correct its path. Or so.",
         ),
     ],
 )
 def test_entries_that_do_not_fit(description, message):
     with pytest.raises(ValueError, match=only(message)):
-        match_prefix(description, PARAMS, argument="mask")
+        match_prefix(description, PARAMS, argument="mask", way_out=" Or so.")
 
 
 def test_entries_are_told_by_is_leaf():
@@ -330,10 +332,104 @@ def test_a_rule_must_cover_its_patterns():
         ValueError,
         match=only(
             f"dimension_numbers: the pattern 'b/*' of {rule} matches no parameter. The "
-            "paths are: a/kernel."
+            "paths are: a/kernel. If the optimizer has a part of a Flax model only, "
+            "make the layout of that part: layouts.from_nnx(model, wrt=...) with the "
+            "filter that nnx.Optimizer has as wrt."
         ),
     ):
         resolve({"a": rule, "b": None}, params)
+
+
+@pytest.mark.parametrize("absent", [None, MASKED])
+@pytest.mark.parametrize(
+    ("gone", "pattern", "is_covered"),
+    [
+        ("blocks/kernel", "blocks/*", True),
+        ("blocks/kernel", "blocks/kernel", True),
+        ("blocks/kernel", "*/kernel", True),
+        ("blocks/kernel", "blocks", False),
+        ("blocks/kernel", "block/*", False),
+        ("blocks/kernel", "blocks/bias", False),
+        # All of a branch is gone, and nobody knows what it held.
+        ("blocks", "blocks/*", True),
+        ("blocks", "blocks/kernel", True),
+        ("blocks", "b*s/k*", True),
+        ("blocks", "blocks[0]/kernel", False),
+        ("blocks", "block/*", False),
+        ("blocks", "blocksx*", False),
+        ("blocks", "head/kernels", False),
+        ("[0]", "[0]/*", True),
+    ],
+)
+def test_an_absent_parameter_covers_a_pattern(absent, gone, pattern, is_covered):
+    """As where optax.masked or a partition has taken it, or a branch, away."""
+    rule = layouts.stacked(layouts.output_last, where=pattern)
+    tree = absent
+    for name in reversed(gone.split("/")):
+        tree = {name: tree}
+    params = {**tree, "head": {"weight": array(2, 3)}}
+
+    if is_covered:
+        assert [found.why for found in resolve(rule, params)] == [
+            "absent",
+            "layouts.stacked: last axis",
+        ]
+    else:
+        with pytest.raises(ValueError, match="matches no parameter"):
+            resolve(rule, params)
+
+
+def test_a_part_of_the_params_needs_no_other_entries():
+    """Below and beside what is absent, exact entries and prefixes alike."""
+    blocks = layouts.stacked(layouts.output_last, where="blocks/*")
+    head = layouts.stacked(layouts.output_last, where="*head/k*")
+    params = {"blocks": None, "head": {"kernel": array(4, 2, 3)}, "norm": MASKED}
+    inner = (1,), (2,)
+
+    for specs in (
+        {"blocks": blocks, "head": head, "norm": None},
+        {"blocks": {"kernel": blocks, "bias": None}, "head": head, "norm": blocks},
+        {"blocks": {"a": {"b": Spec(7, 8)}}, "head": Spec(1, 2), "norm": {}},
+    ):
+        _, (axes, *_), _ = resolve(specs, params)
+        assert axes is not None
+        assert (axes.reduction, axes.output) == inner
+    with pytest.raises(ValueError, match="an entry for normal, where the params"):
+        resolve({"blocks": None, "head": None, "normal": None}, params)
+
+
+def test_a_pattern_is_for_all_of_a_path():
+    for pattern in ("w", "blocks/w", "a/blocks", "A/blocks/w", "a/*/v", "[a]"):
+        assert not path_matches("a/blocks/w", pattern)
+    for pattern in ("a/blocks/w", "a/*", "*/w", "a/blocks/[w]"):
+        assert path_matches("a/blocks/w", pattern)
+
+
+TWICE = collections.OrderedDict({1: array(2, 3), "1": array(2, 3)})
+
+
+def test_two_parameters_with_one_path():
+    """An entry at their path would be taken for both, or the last one would."""
+    assert [axes for axes, *_ in resolve(Spec(1, 0), {"a": TWICE})] == [
+        Axes((1,), (0,), "auto")
+    ] * 2
+    with pytest.raises(
+        ValueError, match=r"^mask has two entries with the path a/1\. R"
+    ):
+        match_prefix(
+            {"a": collections.OrderedDict({1: True, "1": False})},
+            named_leaves({"a": TWICE}),
+            argument="mask",
+        )
+    with pytest.raises(
+        ValueError,
+        match=only(
+            "dimension_numbers does not fit the params: two parameters have the path "
+            "a/1, and one entry cannot be for both. Rename one, or give an entry above "
+            "them."
+        ),
+    ):
+        resolve({"a": {"1": Spec(0, 1)}}, {"a": TWICE})
 
 
 @pytest.mark.parametrize(

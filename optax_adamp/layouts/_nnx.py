@@ -274,7 +274,7 @@ def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
     for owner in owners.values():
         for name, value in vars(owner).items():
             if isinstance(value, nnx.Variable):
-                sharing[id(value)].append((owner, (name,)))
+                sharing[id(cast(Any, value))].append((owner, (name,)))
     leaves: list[_Leaf] = []
     state = nnx.to_flat_state(nnx.state(model, wrt))
     for variable_path, variable in cast(Iterable[tuple[Any, Any]], state):

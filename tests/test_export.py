@@ -1,0 +1,78 @@
+"""Steps exported once for all sizes: `jax.export` with symbolic shapes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import export
+
+from optax_adamp import ProjectionDimensionNumbers as Spec
+from optax_adamp import adamp, layouts, measure, scale_by_projection, sgdp
+
+DIMENSION_NUMBERS = {
+    "default": None,
+    "stacked": layouts.stacked(layouts.output_last, axis=1),
+    "exact spec": {"w": Spec((0, 1), 2), "table": Spec(1, 0)},
+}
+
+
+def draw(rows, columns):
+    """A table large enough for an embedding, and gradients that pass in part."""
+    rng = np.random.default_rng(0)
+    params = {
+        "w": jnp.asarray(rng.normal(size=(rows, 3, columns)), jnp.float32),
+        "table": jnp.asarray(rng.normal(size=(rows, columns)), jnp.float32),
+    }
+    grads = jax.tree.map(lambda w: w * jnp.asarray(rng.normal(size=w.shape)), params)
+    return jax.tree.map(jnp.float32, grads), params
+
+
+def symbolic(*trees):
+    """The same trees of any number of rows and columns."""
+    rows, columns = export.symbolic_shape("rows, columns")
+
+    def shape(leaf):
+        inner = leaf.shape[1:-1]
+        return jax.ShapeDtypeStruct((rows, *inner, columns), leaf.dtype)
+
+    return jax.tree.map(shape, trees)
+
+
+@pytest.mark.parametrize("name", DIMENSION_NUMBERS)
+def test_a_step_of_any_size(name):
+    tx = scale_by_projection(
+        1.5, weight_decay=0.1, dimension_numbers=DIMENSION_NUMBERS[name]
+    )
+
+    def update(grads, params):
+        return tx.update(grads, tx.init(params), params, grad=grads)[0]
+
+    arrays = draw(5, 4)
+    exported = export.export(jax.jit(update))(*symbolic(*arrays))
+
+    for sizes in ((5, 4), (2, 7)):
+        arrays = draw(*sizes)
+        assert_close(exported.call(*arrays), update(*arrays))
+
+
+def assert_close(tree, expected):
+    for leaf, other in zip(
+        jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [adamp, sgdp])
+def test_the_optimizers_and_what_is_measured(optimizer):
+    tx = optimizer(0.1, weight_decay=0.1)
+
+    def step(grads, params):
+        updates, _ = tx.update(grads, tx.init(params), params)
+        measured = measure(grads, params, updates=updates)
+        return optax.apply_updates(params, updates), measured.scalars()
+
+    exported = export.export(jax.jit(step))(*symbolic(*draw(5, 4)))
+
+    arrays = draw(6, 3)
+    assert_close(exported.call(*arrays), step(*arrays))
