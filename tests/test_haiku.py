@@ -59,7 +59,8 @@ def test_training(optimizer):
     gradient = jax.jit(lambda params, batch: jax.grad(loss_fn)(params, state, batch))
     params = to_haiku(training.initial_params())
     # The offset of hk.BatchNorm has the shape (1, channels), like a kernel.
-    layout = from_function(loss_fn, params, state, training.all_batches()[0])
+    batch = jax.tree.map(lambda array: array[0], training.all_batches())
+    layout = from_function(loss_fn, params, state, batch)
     tx = training.make(optimizer, dimension_numbers=layout)
 
     trained = training.train(tx, params, gradient=gradient)

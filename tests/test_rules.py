@@ -14,7 +14,6 @@ from optax_adamp.layouts import _kernels
 from optax_adamp.layouts._build import Parameter, build_layout
 
 LAST = Spec((0,), 1)
-PLAIN = Spec(0, 1)
 VECTOR = Reading(None, "fewer than two axes")
 ASK = "let layouts.from_function read the axes from your program."
 BIAS_IN_DOUBT = (
