@@ -62,11 +62,6 @@ def format_path(names: Names) -> str:
     return printable("/".join(names) or "(root)")
 
 
-def own_name(names: Names) -> str:
-    """The last name of a path, the parameter's own; empty for a lone array."""
-    return names[-1] if names else ""
-
-
 def path_matches(path: str, pattern: str) -> bool:
     """Whether a path, as `format_path` shows it, is a pattern or matches it as a glob.
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 import training
-from optax_adamp import layouts
+from optax_adamp.layouts import from_function
 from training import with_both_optimizers
 
 
@@ -57,10 +57,12 @@ def loss_fn(params, state, batch):
 def test_training(optimizer):
     _, state = network.init(jax.random.key(0), training.all_batches()[0][0])
     gradient = jax.jit(lambda params, batch: jax.grad(loss_fn)(params, state, batch))
-    # The offset of hk.BatchNorm has the shape (1, channels), like a kernel.
-    tx = training.make(optimizer, dimension_numbers=layouts.haiku)
-
     params = to_haiku(training.initial_params())
+    # The offset of hk.BatchNorm has the shape (1, channels), like a kernel.
+    batch = jax.tree.map(lambda array: array[0], training.all_batches())
+    layout = from_function(loss_fn, params, state, batch)
+    tx = training.make(optimizer, dimension_numbers=layout)
+
     trained = training.train(tx, params, gradient=gradient)
 
     training.assert_trained_as_plainly(to_plain(trained), optimizer)

@@ -1,4 +1,4 @@
-"""Steps on Haiku's modules under `layouts.haiku`, as on PyTorch's layers."""
+"""Steps on Haiku's modules, read from their programs, as on PyTorch's layers."""
 
 import haiku as hk
 import jax
@@ -15,7 +15,8 @@ from layout_layers import (
     second_to_last,
     standardize,
 )
-from optax_adamp import ProjectionDimensionNumbers, layouts
+from optax_adamp import describe
+from optax_adamp.layouts import from_function
 
 BATCH = 8
 FEATURES = (BATCH, 5)
@@ -35,21 +36,28 @@ def normalize_outputs(next_method, args, kwargs, context):
     return outputs
 
 
-def check(function, inputs, cuts, dimension_numbers=layouts.haiku):
+def initialize(function, *inputs):
+    """A function that `hk.transform` takes, with the shapes of params and state."""
+    network = hk.transform_with_state(function)
+    return network, *jax.eval_shape(network.init, jax.random.key(0), *inputs)
+
+
+def check(function, inputs, cuts):
     """The kernels of a function that `hk.transform` takes step as PyTorch's."""
 
     def forward(inputs):
         with hk.intercept_methods(normalize_outputs):
             return function(inputs)
 
+    plain, params, state = initialize(function, inputs)
+    layout = from_function(plain.apply, params, state, None, inputs)
     network = hk.transform_with_state(forward)
-    params, state = jax.eval_shape(network.init, jax.random.key(0), inputs)
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
 
     def loss_fn(params):
         return fit(network.apply(params, state, None, inputs)[0])
 
-    assert_layer_steps_as_in_pytorch(loss_fn, params, dimension_numbers, cuts)
+    assert_layer_steps_as_in_pytorch(loss_fn, params, layout, cuts)
 
 
 def call(module, *args, **kwargs):
@@ -219,7 +227,6 @@ STACKS = {
         hk.layer_stack(3)(block),
         (BATCH, 4),
         {"__layer_stack_no_per_layer/linear/w": per_layer(last)},
-        layouts.haiku,
     ),
     "Conv2DTranspose": (
         hk.layer_stack(2)(lambda inputs: hk.Conv2DTranspose(4, 2)(inputs)),
@@ -227,7 +234,6 @@ STACKS = {
         {
             "__layer_stack_no_per_layer/conv2_d_transpose/w": per_layer(second_to_last),
         },
-        layouts.haiku,
     ),
     "nested": (
         nested_stacks,
@@ -236,49 +242,34 @@ STACKS = {
             f"{'__layer_stack_no_per_layer/' * depth}linear/w": cut
             for depth, cut in [(1, per_layer(last)), (2, per_layer(per_layer(last)))]
         },
-        layouts.haiku,
     ),
     "with a name": (
         named_stack,
         (BATCH, 4),
         {"linear/w": last, "blocks/linear/w": per_layer(last)},
-        layouts.stacked(layouts.haiku, where="blocks/*"),
     ),
 }
 
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_layer_stack(stack):
-    function, shape, cuts, dimension_numbers = STACKS[stack]
-    check(function, draw(*shape), cuts, dimension_numbers)
+    function, shape, cuts = STACKS[stack]
+    check(function, draw(*shape), cuts)
 
 
-def test_renamed_transposed_convolution_takes_a_spec():
-    dimension_numbers = {
-        "upsample": ProjectionDimensionNumbers((0, 2), 1),
-        "head": layouts.haiku,
-    }
+def test_names_play_no_part():
+    """Each module has the default name of another class."""
 
     def function(inputs):
-        hidden = hk.Conv1DTranspose(3, 2, name="upsample")(inputs)
-        return hk.Linear(2, name="head")(hidden)
+        hidden = hk.Conv1DTranspose(3, 2, name="conv1_d")(inputs)
+        hidden = hk.Linear(5, name="conv1_d_transpose")(hidden)
+        return hk.Conv1D(2, 2, name="linear")(hidden)
 
     check(
         function,
         draw(*SEQUENCE),
-        {"upsample/w": second_to_last, "head/w": last},
-        dimension_numbers,
+        {"conv1_d/w": second_to_last, "conv1_d_transpose/w": last, "linear/w": last},
     )
-
-
-def readings(function, *shape):
-    network = hk.transform_with_state(function)
-    params, _ = jax.eval_shape(network.init, jax.random.key(0), jnp.ones(shape))
-    return [
-        (name, leaf.shape, layouts.haiku.read((module, name), leaf.shape))
-        for module, leaves in params.items()
-        for name, leaf in leaves.items()
-    ]
 
 
 NETS = {
@@ -290,35 +281,13 @@ NETS = {
 
 @pytest.mark.parametrize("net", NETS)
 def test_nets(net):
-    """Their convolutions have names of their own, all of them known."""
-    for name, shape, reading in readings(NETS[net], 1, 32, 32, 3):
-        assert not reading.warning
-        assert (reading.spec is not None) == (name == "w")
-        assert name != "w" or reading.spec.output_axis == len(shape) - 1
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    network, params, state = initialize(NETS[net], images)
 
+    table = describe(params, from_function(network.apply, params, state, None, images))
 
-UNKNOWN = {
-    "convolution with a name": ("upsample", "w", (3, 3, 4, 2), 3, "'upsample' is no"),
-    "transposed, with a name": ("my_transpose", "w", (3, 3, 4, 2), 2, "out, in"),
-    "codebook with a name": ("codes", "embeddings", (9, 4), 0, "VectorQuantizer"),
-    "own parameter": ("mixture", "theta", (3, 4), 1, "no parameter 'theta'"),
-}
-
-
-@pytest.mark.parametrize("case", UNKNOWN)
-def test_warning_where_names_do_not_tell(case):
-    module, name, shape, output, warning = UNKNOWN[case]
-
-    reading = layouts.haiku.read((module, name), shape)
-
-    assert reading.spec.output_axis == output
-    assert warning in reading.warning
-
-
-@pytest.mark.parametrize(
-    ("module", "shape"), [("linear_1", (3, 4, 5)), ("net/~/conv2_d", (6, 3, 3, 4, 5))]
-)
-def test_error_where_shape_contradicts_a_default_name(module, shape):
-    """Layers stacked by `jax.vmap` would be read as one convolution."""
-    with pytest.raises(ValueError, match=rf"{module}/w, an .*stacked\(layouts\.haiku"):
-        layouts.haiku.read((module, "w"), shape)
+    for row in table:
+        axes = tuple(range(len(row.shape)))
+        is_kernel = row.path.endswith("/w")
+        expected = (axes[:-1], axes[-1:], "auto") if is_kernel else (None, None, None)
+        assert (row.reduction_axis, row.output_axis, row.view) == expected

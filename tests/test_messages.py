@@ -184,7 +184,7 @@ CASES = {
         "ProjectionDimensionNumbers, but got <function adamp at [...]>.",
     ),
     "no axis to stack along": Case(
-        lambda: update(dimension_numbers=layouts.stacked(layouts.haiku, axis=1)),
+        lambda: update(dimension_numbers=layouts.stacked(layouts.output_first, axis=1)),
         "ValueError: layouts.stacked: dense/bias, an array of shape (2,), has no axis "
         "1 that layers could be stacked along. Tell the paths of what is stacked by "
         "`where`.",
@@ -194,20 +194,6 @@ CASES = {
         "ValueError: layouts.stacked: moe/kernel, an array of shape (5, 4, 3), without "
         "axis 0: axis 2 of ProjectionDimensionNumbers(reduction_axis=(0,), "
         "output_axis=(2,), view='auto') is out of range for 2 axes.",
-    ),
-    "Haiku's name for another shape": Case(
-        lambda: layouts.haiku.read(("mlp/~/linear_1", "w"), (4, 3, 2)),
-        "ValueError: layouts.haiku: mlp/~/linear_1/w, an array of shape (4, 3, 2), "
-        "should have 2 axes by the default name of its module. If its layers are "
-        "stacked, use layouts.stacked(layouts.haiku, where=...); otherwise give it a "
-        "spec in a tree of dimension numbers.",
-    ),
-    "unknown to MaxText": Case(
-        lambda: layouts.maxtext.read(("engram", "kernel"), (4, 3, 2)),
-        "ValueError: layouts.maxtext does not know engram/kernel, an array of shape "
-        "(4, 3, 2). Give it a spec of its own, or None for what is not projected: "
-        "`tree = jax.tree.map(lambda _: layouts.maxtext, params)` makes a tree of "
-        "dimension numbers in which you can replace its entry.",
     ),
     "no such layout": Case(
         lambda: layouts.from_flax,

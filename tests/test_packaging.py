@@ -118,7 +118,10 @@ import jax
 import optax_adamp
 
 params = {"w": jax.numpy.ones((2, 3))}
-optax_adamp.describe(params, optax_adamp.layouts.haiku)
+layout = optax_adamp.layouts.from_function(
+    lambda params: jax.numpy.ones(2) @ params["w"], params
+)
+optax_adamp.describe(params, layout)
 optax_adamp.measure(params, params)
 optax_adamp.detect_scale_invariance(
     lambda params, batch: params["w"].sum() * batch, params, [1.0], num_batches=1
@@ -157,7 +160,7 @@ def test_public_names():
         "measure scale_by_projection sgdp with_gradient"
     )
     assert " ".join(layouts.__all__) == (
-        "Layout Rule from_linen from_nnx haiku maxtext output_first output_last stacked"
+        "Layout Rule from_function from_linen from_nnx output_first output_last stacked"
     )
     for module in (optax_adamp, layouts):
         for name in module.__all__:

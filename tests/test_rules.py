@@ -14,7 +14,6 @@ from optax_adamp.layouts import _kernels
 from optax_adamp.layouts._build import Parameter, build_layout
 
 LAST = Spec((0,), 1)
-PLAIN = Spec(0, 1)
 VECTOR = Reading(None, "fewer than two axes")
 ASK = "let layouts.from_function read the axes from your program."
 BIAS_IN_DOUBT = (
@@ -284,243 +283,6 @@ def test_output_first(path, shape, expected):
     check(layouts.output_first, path, shape, expected)
 
 
-def convolution(*shape, transposed=False, warning=""):
-    first, second = len(shape) - 2, len(shape) - 1
-    out, rest = (first, second) if transposed else (second, first)
-    order = "w (*k, out, in)" if transposed else "w (*k, in, out)"
-    reduction = tuple(sorted((*range(first), rest)))
-    return Reading(Spec(reduction, out), order, warning)
-
-
-def unknown_convolution(name, order):
-    return (
-        f"{name!r} is no default name of a convolution; read as {order}. Give it a "
-        "spec if it is of another kind, and see layouts.stacked for layers that are "
-        "stacked."
-    )
-
-
-LINEAR = Reading(PLAIN, "w (in, out)")
-HAIKU = [
-    ("mlp/~/linear_0|w", (3, 2), LINEAR),
-    ("linear|w", (3, 2), LINEAR),
-    ("w", (3, 2), LINEAR),
-    ("mine|w", (3, 2), LINEAR),
-    ("linear|b", (3, 2), named("b")),
-    ("batch_norm/~/mean|scale", (1, 3), named("scale")),
-    ("layer_norm|offset", (1, 3), named("offset")),
-    ("gru|w_i", (3, 6), Reading(PLAIN, "fused gates")),
-    ("gru|w_h", (3, 6), Reading(PLAIN, "fused gates")),
-    ("embed|embeddings", (9, 3), Reading(Spec(1, 0), "embeddings (entries, features)")),
-    (
-        "token_embedding_2|embeddings",
-        (9, 3),
-        Reading(Spec(1, 0), "embeddings (entries, features)"),
-    ),
-    (
-        "vector_quantizer_1|embeddings",
-        (3, 9),
-        Reading(PLAIN, "codebook (features, entries)"),
-    ),
-    (
-        "mine|embeddings",
-        (9, 3),
-        Reading(
-            Spec(1, 0),
-            "embeddings (entries, features)",
-            "'mine' is no default name of an embedding; read as (entries, features). "
-            "hk.nets.VectorQuantizer has (features, entries).",
-        ),
-    ),
-    ("conv1_d|w", (3, 4, 5), convolution(3, 4, 5)),
-    ("a/~/conv2_d_12|w", (3, 3, 4, 5), convolution(3, 3, 4, 5)),
-    ("conv3_d|w", (3, 3, 3, 4, 5), convolution(3, 3, 3, 4, 5)),
-    ("depthwise_conv2_d|w", (3, 3, 1, 5), convolution(3, 3, 1, 5)),
-    ("conv1_d_transpose|w", (3, 5, 4), convolution(3, 5, 4, transposed=True)),
-    ("conv2_d_transpose_1|w", (3, 3, 5, 4), convolution(3, 3, 5, 4, transposed=True)),
-    *(
-        (f"{name}|w", (3, 4, 5), convolution(3, 4, 5))
-        for name in (
-            "conv_nd",
-            "conv",
-            "initial_conv",
-            "shortcut_conv",
-            "depthwise_conv_3",
-            "pointwise_conv",
-            "input_to_hidden",
-            "hidden_to_hidden",
-        )
-    ),
-    ("conv_nd_transpose|w", (3, 5, 4), convolution(3, 5, 4, transposed=True)),
-    (
-        "mine_1|w",
-        (3, 4, 5),
-        convolution(3, 4, 5, warning=unknown_convolution("mine", "w (*k, in, out)")),
-    ),
-    (
-        "w",
-        (3, 4, 5),
-        convolution(3, 4, 5, warning=unknown_convolution("", "w (*k, in, out)")),
-    ),
-    (
-        "my_transpose|w",
-        (3, 5, 4),
-        convolution(
-            3,
-            5,
-            4,
-            transposed=True,
-            warning=unknown_convolution("my_transpose", "w (*k, out, in)"),
-        ),
-    ),
-    *(
-        (
-            f"mine|{name}",
-            shape,
-            last(
-                *shape,
-                warning=f"Haiku has no parameter {name!r}; its last axis was taken as "
-                "output.",
-            ),
-        )
-        for name, shape in (
-            ("kernel", (3, 2)),
-            ("w_i", (3, 2, 4)),
-            ("embeddings", (3, 2, 4)),
-        )
-    ),
-    (
-        "__layer_stack_no_per_layer/block/linear|w",
-        (7, 3, 2),
-        Reading(Spec((1,), (2,)), "w (in, out), stacked along axis 0"),
-    ),
-    (
-        "a/__layer_stack_1|b/__layer_stack_2/linear|w",
-        (6, 7, 3, 2),
-        Reading(
-            Spec((2,), (3,)),
-            "w (in, out), stacked along axis 0, stacked along axis 0",
-        ),
-    ),
-    ("__layer_stack_1/linear|b", (7, 3), VECTOR),
-]
-
-
-@pytest.mark.parametrize(("path", "shape", "expected"), HAIKU)
-def test_haiku(path, shape, expected):
-    check(layouts.haiku, path, shape, expected)
-
-
-@pytest.mark.parametrize(
-    ("path", "shape", "axes"),
-    [
-        ("linear_1|w", (7, 3, 2), 2),
-        ("linear|w", (7, 7, 3, 2), 2),
-        ("conv1_d|w", (3, 2), 3),
-        ("conv2_d|w", (7, 3, 3, 4, 5), 4),
-        ("conv3_d_transpose|w", (3, 3, 4, 5), 5),
-    ],
-)
-def test_haiku_refuses_what_contradicts_its_name(path, shape, axes):
-    with pytest.raises(
-        ValueError,
-        match=only(
-            f"layouts.haiku: {path.replace('|', '/')}, an array of "
-            f"shape {shape}, should "
-            f"have {axes} axes by the default name of its module. If its layers are "
-            "stacked, use layouts.stacked(layouts.haiku, where=...); "
-            "otherwise give it a "
-            "spec in a tree of dimension numbers."
-        ),
-    ):
-        layouts.haiku.read(tuple(path.split("|")), shape)
-
-
-def maxtext(kind, reduction, output, scanned=False):
-    why = f"kernel of {kind}" + (", stacked along axis 1" if scanned else "")
-    return Reading(Spec(reduction, output), why)
-
-
-MAXTEXT = [
-    *(
-        row
-        for name in ("query", "key", "value", "wq_b", "wkv_b")
-        for row in (
-            (f"a|{name}|kernel", (6, 2, 3), maxtext(name, (0,), (1, 2))),
-            (f"a|{name}|kernel", (6, 9, 2, 3), maxtext(name, (0,), (2, 3), True)),
-        )
-    ),
-    *(
-        row
-        for name in ("wq_a", "wkv_a", "wi_0", "wi_1", "wo", "gate", "logits_dense")
-        for row in (
-            (f"{name}|kernel", (6, 2), maxtext(name, (0,), (1,))),
-            (f"{name}|kernel", (6, 9, 2), maxtext(name, (0,), (2,), True)),
-        )
-    ),
-    ("qkv_proj|kernel", (6, 3, 2, 4), maxtext("qkv_proj", (0,), (1, 2, 3))),
-    ("qkv_proj|kernel", (6, 9, 3, 2, 4), maxtext("qkv_proj", (0,), (2, 3, 4), True)),
-    *(
-        row
-        for name in ("wi", "wi_0", "wi_1", "wo")
-        for row in (
-            (f"MoeBlock_0|{name}", (8, 6, 2), maxtext("experts", (1,), (2,))),
-            (name, (8, 6, 2), maxtext("experts", (1,), (2,))),
-            (f"a|{name}", (8, 9, 6, 2), maxtext("experts", (2,), (3,), True)),
-            (f"a|{name}_bias", (8, 6), named(f"{name}_bias")),
-        )
-    ),
-    ("wi|kernel", (6, 2), maxtext("wi", (0,), (1,))),
-    ("mlp|wi|kernel", (6, 9, 3, 2), maxtext("wi", (0,), (2, 3), True)),
-    ("attention|out|kernel", (6, 2), maxtext("out", (0,), (1,))),
-    ("attention|out|kernel", (6, 9, 2), maxtext("out", (0,), (2,), True)),
-    ("self_attention|out|kernel", (2, 3, 6), maxtext("out", (0, 1), (2,))),
-    ("self_attention_3|out|kernel", (2, 9, 3, 6), maxtext("out", (0, 2), (3,), True)),
-    ("GptOssAttention|out|kernel", (2, 3, 6), maxtext("out", (0, 1), (2,))),
-    ("token_embedder|embedding", (9, 6), Reading(Spec(1, 0), "rows of an embedding")),
-    ("a|per_expert_scale", (8, 9), named("per_expert_scale")),
-    ("sinks", (8, 9), named("sinks")),
-]
-
-
-@pytest.mark.parametrize(("path", "shape", "expected"), MAXTEXT)
-def test_maxtext(path, shape, expected):
-    check(layouts.maxtext, path, shape, expected)
-
-
-@pytest.mark.parametrize(
-    ("path", "shape"),
-    [
-        ("", (3, 2)),
-        ("kernel", (3, 2)),
-        ("a|kernel", (3, 2)),
-        ("query|kernel", (6, 2)),
-        ("query|kernel", (6, 9, 9, 2, 3)),
-        ("a|query", (6, 2, 3)),
-        ("query|w", (6, 2, 3)),
-        ("out|kernel", (6, 2)),
-        ("cross_attention|out|kernel", (6, 2)),
-        ("wi|kernel", (6, 9, 2)),
-        ("wi|kernel", (6, 9, 9, 3, 2)),
-        ("a|wo", (6, 2)),
-        ("a|embedding", (9, 6, 2)),
-    ],
-)
-def test_maxtext_refuses_what_it_does_not_know(path, shape):
-    names = tuple(path.split("|")) if path else ()
-    with pytest.raises(
-        ValueError,
-        match=only(
-            f"layouts.maxtext does not know {'/'.join(names) or '(root)'}, an array of "
-            f"shape {shape}. Give it a spec of its own, or None for "
-            "what is not projected: "
-            "`tree = jax.tree.map(lambda _: layouts.maxtext, params)` makes a tree of "
-            "dimension numbers in which you can replace its entry."
-        ),
-    ):
-        layouts.maxtext.read(names, shape)
-
-
 def stacked_reading(axis, reduction, output, why="first axis", view="auto"):
     return Reading(Spec(reduction, output, view), f"{why}, stacked along axis {axis}")
 
@@ -667,7 +429,6 @@ def test_stacks_of_one_spec():
         (_kernels.dense_general, (2, 0, 1), Spec((), (2,))),
         (_kernels.convolution, (2,), Spec((0, 1, 2), 3)),
         (_kernels.convolution, (0,), Spec((0,), 1)),
-        (_kernels.local_convolution, (2,), Spec(2, 3)),
         (_kernels.embedding, (), Spec(1, 0)),
         (_kernels.einsum, ("btd,dhk->bthk", 3), Spec((0,), (1, 2))),
         (_kernels.einsum, (" b t h k , h k d -> b t d ", 3), Spec((0, 1), (2,))),
@@ -686,7 +447,7 @@ def test_transposed_convolution():
     assert _kernels.convolution(2, transposed=True) == Spec((0, 1, 3), 2)
 
 
-@pytest.mark.parametrize("name", ["output_last", "output_first", "haiku", "maxtext"])
+@pytest.mark.parametrize("name", ["output_last", "output_first"])
 def test_names_of_rules(name):
     assert repr(getattr(layouts, name)) == f"layouts.{name}"
 

@@ -24,7 +24,6 @@ from optax_adamp._trees import (
     leaves_like,
     match_prefix,
     named_leaves,
-    own_name,
     path_matches,
 )
 
@@ -109,8 +108,6 @@ def test_leaves_may_be_absent_or_anything():
 def test_paths_in_messages():
     assert format_path(("encoder", "0", "kernel")) == "encoder/0/kernel"
     assert format_path(()) == "(root)"
-    assert own_name(("encoder", "0", "kernel")) == "kernel"
-    assert own_name(()) == ""
 
 
 def like(updates, tree, **arguments):

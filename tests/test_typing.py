@@ -97,7 +97,7 @@ def test_whatever_says_the_axes_is_taken_for_dimension_numbers():
     )
     of_nnx = assert_type(layouts.from_nnx(Model()), layouts.Layout)
     stacked = assert_type(layouts.stacked(layouts.output_first), layouts.Rule)
-    rules = (layouts.haiku, layouts.maxtext, layouts.output_last, stacked)
+    rules = (layouts.output_first, layouts.output_last, stacked)
     assert isinstance(linen, layouts.Layout)
     assert isinstance(of_nnx, layouts.Layout)
     for rule in rules:
@@ -186,7 +186,7 @@ def wrong_arguments() -> None:
     layouts.from_nnx(Model(), overrides=["*"])  # pyright: ignore[reportArgumentType]
     layouts.stacked(SPEC, axis="layers")  # pyright: ignore[reportArgumentType]
     layouts.stacked(SPEC, where=0)  # pyright: ignore[reportArgumentType]
-    layouts.haiku(PARAMS)  # pyright: ignore[reportCallIssue]
+    layouts.output_first(PARAMS)  # pyright: ignore[reportCallIssue]
 
     optax_adamp.describe()  # pyright: ignore[reportCallIssue]
     optax_adamp.describe(PARAMS, delta=0.1)  # pyright: ignore[reportCallIssue]

@@ -10,8 +10,6 @@ from optax_adamp._layout import Layout
 from optax_adamp._lazy import lazy_attributes
 from optax_adamp._rules import Rule, output_last
 from optax_adamp.layouts._from_function import from_function
-from optax_adamp.layouts._haiku import haiku
-from optax_adamp.layouts._maxtext import maxtext
 from optax_adamp.layouts._output_first import output_first
 from optax_adamp.layouts._stacked import stacked
 
@@ -21,8 +19,6 @@ __all__ = [
     "from_function",
     "from_linen",
     "from_nnx",
-    "haiku",
-    "maxtext",
     "output_first",
     "output_last",
     "stacked",

@@ -23,11 +23,6 @@ def convolution(
     return ProjectionDimensionNumbers(tuple(reduction), out)
 
 
-def local_convolution(spatial: int) -> ProjectionDimensionNumbers:
-    """Kernel (*positions, spatial * in, out): each position has weights of its own."""
-    return ProjectionDimensionNumbers(spatial, spatial + 1)
-
-
 def embedding() -> ProjectionDimensionNumbers:
     """Table (entries, features): each row is a vector of its own."""
     return ProjectionDimensionNumbers(1, 0)

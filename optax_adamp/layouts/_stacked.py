@@ -74,13 +74,6 @@ def stacked_along(axes: Sequence[int]) -> str:
     return f"stacked along {number} {', '.join(map(str, sorted(axes)))}"
 
 
-def read_stacked(
-    read: Callable[[Names, Shape], Reading], axis: int, names: Names, shape: Shape
-) -> Reading:
-    """What `read` says of one layer, for a stack of them."""
-    return _Stacked(read, axis, None)(names, shape)
-
-
 # Classes rather than closures: equal arguments make equal rules, which can be pickled.
 @dataclasses.dataclass(frozen=True)
 class _Stacked:

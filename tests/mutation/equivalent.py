@@ -6,7 +6,6 @@ _ZIPPED = "What is zipped has one length: strict= would show an error of ours."
 _TYPES = "It is for type checkers."
 _NUMBERS = "Numbers of NumPy and JAX print, compare and add as Python's do."
 _TWO_AXES = "The array has two axes, of which the last is number one."
-_NO_NAME = "An empty name and XX are alike: no rule knows either."
 _NEIGHBORS = "With a single reading left, neighbors can take none away."
 _FOLLOWED = "What no transform moved can be followed too, and is where it was."
 
@@ -30,14 +29,6 @@ _REASONS = {
     ): ("The whole path comes twice."),
     ("_table", 'Row = TypeVar("Row")', "call -> argument 0"): _TYPES,
     ("_table", 'Row = TypeVar("Row")', "'Row' -> 'XX...'"): _TYPES,
-    ("layouts._haiku", 'modules = "/".join(names[:-1]).split("/")', "'/' -> 'XX...'"): (
-        "A module's name may end in XX: what it starts with counts."
-    ),
-    (
-        "layouts._maxtext",
-        'above, module, name = ("", "", "", *names)[-3:]',
-        "'' -> 'XX...'",
-    ): _NO_NAME,
     ("layouts._nnx", "if len(readings) <= 1:", "if False"): _NEIGHBORS,
     ("layouts._nnx", "if len(readings) <= 1:", "LtE -> Lt"): _NEIGHBORS,
     ("layouts._nnx", "return frozenset(found)", "call -> argument 0"): (

@@ -39,9 +39,10 @@ def main():
     rng = np.random.default_rng(0)
     init = jax.jit(network.init, static_argnames="is_training")
     params, state = init(jax.random.key(0), make_waves(rng, 1), is_training=True)
-    tx = adamp(1e-2, weight_decay=1e-2, dimension_numbers=layouts.haiku)
+    layout = layouts.from_function(loss_fn, params, state, make_waves(rng, 1))
+    tx = adamp(1e-2, weight_decay=1e-2, dimension_numbers=layout)
     opt_state = tx.init(params)
-    table = describe(params, layouts.haiku)
+    table = describe(params, layout)
 
     @jax.jit
     def train_step(params, state, opt_state, waves):

@@ -105,7 +105,8 @@ def train_step(state, tokens):
 def main():
     rng = np.random.default_rng(0)
     model = Transformer()
-    tx = adamp(1e-2, weight_decay=1e-2, dimension_numbers=layouts.maxtext)
+    layout = layouts.from_linen(model, jax.ShapeDtypeStruct((8, 16), int))
+    tx = adamp(1e-2, weight_decay=1e-2, dimension_numbers=layout)
 
     def init_state(key):
         params = model.init(key, jnp.zeros((8, 16), int))["params"]
@@ -115,7 +116,7 @@ def main():
     losses, norms = [], []
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         abstract_state = jax.eval_shape(init_state, jax.random.key(0))
-        table = describe(abstract_state.params, layouts.maxtext)
+        table = describe(abstract_state.params, layout)
         specs = nn.get_partition_spec(abstract_state)
         shardings = nn.logical_to_mesh_sharding(specs, mesh, RULES)
         init = jax.jit(init_state, out_shardings=shardings)
