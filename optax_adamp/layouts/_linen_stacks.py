@@ -98,22 +98,21 @@ def _owner(module: nn.Module) -> str:
 
 def stacked_axes(
     init: Init, shapes: dict[Names, Shape]
-) -> dict[Names, frozenset[int] | str]:
-    """The axes that were added to some parameters, or why that is not known.
+) -> tuple[dict[Names, frozenset[int]], dict[Names, str]]:
+    """The axes that were added to some parameters; of others, why that is not known.
 
     Args:
       init: The call of `init`.
       shapes: Those of the whole arrays.
     """
-    found: dict[Names, frozenset[int] | str] = {}
+    found: dict[Names, frozenset[int]] = {}
+    lost: dict[Names, str] = {}
     for path, places in _follow(init, shapes).items():
-        every = range(len(shapes[path]))
-        found[path] = (
-            f"its axes were lost in a lifted transform ({places})"
-            if isinstance(places, str)
-            else frozenset(every).difference(places)
-        )
-    return found
+        if isinstance(places, str):
+            lost[path] = f"its axes were lost in a lifted transform ({places})"
+        else:
+            found[path] = frozenset(range(len(shapes[path]))).difference(places)
+    return found, lost
 
 
 class _Witnessed(nn.meta.AxisMetadata[Any]):
