@@ -130,7 +130,7 @@ def _call(module: nn.Module) -> Callable[..., Any]:
                 **kwargs,
             )
         except Exception as error:
-            message = str(error).partition("\n")[0]
+            message = str(error).partition("\n")[0].rstrip(".")
             raise ValueError(
                 f"from_linen: {type(module).__name__} can be initialized with these "
                 "arguments, but calling it with them afterwards failed "

@@ -68,6 +68,7 @@ class Init(NamedTuple):
 def observe(init: Init) -> tuple[dict[Names, Made], Any]:
     """Runs `init` as it is: what each module makes, and the variables in the end."""
     made: dict[Names, Made] = {}
+    ran: set[Names] = set()
 
     def interceptor(
         next_fun: Callable[..., Any],
@@ -79,11 +80,15 @@ def observe(init: Init) -> tuple[dict[Names, Made], Any]:
         module = context.module
         # Flax tries the methods of some modules out beforehand, with nothing there.
         if module.scope is not None and module.is_initializing():
+            ran.add(module.path)
             params = nn.meta.unbox(module.variables.get("params"))
             for names, value in named_leaves(params):
-                # What was not seen further inside is this module's own.
+                # What was not seen further inside is this module's own, unless a
+                # transform made it of a parameter of a module inside.
                 path = (*module.path, *names)
-                made.setdefault(path, Made(jnp.shape(value), _owner(module)))
+                depths = range(len(module.path) + 1, len(path))
+                if ran.isdisjoint(path[:depth] for depth in depths):
+                    made.setdefault(path, Made(jnp.shape(value), _owner(module)))
         return result
 
     return made, nn.meta.unbox(init.run(interceptor))
