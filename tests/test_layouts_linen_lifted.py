@@ -387,6 +387,16 @@ class SubWithOther(nn.Dense):
         return jnp.einsum("...i,hik->...hk", inputs, kernel)
 
 
+class InATree(nn.Module):
+    """One parameter is a tree of arrays."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        square, bias = jnp.ones((SIZE, SIZE)), jnp.ones(SIZE)
+        own = self.param("own", lambda _: {"w": {"1": square, "2": square}, "b": bias})
+        return inputs @ own["w"]["1"] @ own["w"]["2"].T + own["b"]
+
+
 class Orthogonal(nn.Module):
     """Goes through an operation that no axis can be followed through."""
 
@@ -511,6 +521,16 @@ CASES = {
         nn.Einsum((SIZE, SIZE), "bij,ij->bij"),
         SQUARES,
         {},
+    ),
+    "tree of parameters": (
+        InATree(),
+        SQUARE,
+        {"own/w/1": DENSE, "own/w/2": Spec((1,), (0,))},
+    ),
+    "tree of parameters, stacked": (
+        ensemble(InATree, 1),
+        SQUARE,
+        {"own/w/1": Spec((0,), (2,)), "own/w/2": Spec((2,), (0,))},
     ),
     "own parameter": (Network(), SQUARE, {"base/down": DENSE, "base/kernel": DENSE}),
     "own parameter, stacked": (
