@@ -1,6 +1,8 @@
 """Linen modules that are stacked, shared or written by users; and what is refused."""
 
 import functools
+import linecache
+import re
 from typing import Any
 
 import chex
@@ -248,29 +250,25 @@ class InSetup(nn.Module):
         return self.dense(inputs)
 
 
-class Tied(nn.Module):
-    """One layer used twice, the second time through its transposed kernel."""
+def transpose(variables):
+    return jax.tree.map(lambda x: x.T, variables)
 
-    decode_only: bool = False
+
+def kept_transposed(module, **kwargs):
+    return nn.map_variables(module, "params", transpose, transpose, init=True, **kwargs)
+
+
+class Transposed(nn.Module):
+    """Keeps the kernel of a layer the other way around."""
 
     @nn.compact
-    def run(self, inputs, transposed):
-        def apply(module):
-            return nn.Dense(SIZE, use_bias=False, name="tied")(inputs)
-
-        def transpose(variables):
-            return jax.tree.map(lambda x: x.T, variables) if transposed else variables
-
-        lifted = nn.map_variables(apply, "params", transpose, transpose, mutable=True)
-        return lifted(self)
-
     def __call__(self, inputs):
-        hidden = inputs if self.decode_only else self.run(inputs, False)
-        return self.run(hidden, True)
+        dense = kept_transposed(nn.Dense)
+        return dense(SIZE, use_bias=False, name="dense")(inputs)
 
 
 class Masked(nn.Module):
-    """Takes its kernel for an array, whatever is around it."""
+    """Takes its kernel for an array, whatever is around it, as no other layer does."""
 
     @nn.compact
     def __call__(self, inputs):
@@ -296,6 +294,51 @@ class Pair(nn.Module):
         gain = self.param("gain", nn.initializers.ones, (SIZE,))
         dense = nn.Dense(SIZE, name="dense")
         return dense(dense(inputs)) * gain, None
+
+
+def refuse_boxes(variables):
+    if not isinstance(variables["params"]["kernel"], jax.Array):
+        raise ValueError("No boxes, please.\nThey are heavy.")
+    return jax.tree.map(jnp.negative, variables)
+
+
+class Picky(nn.Module):
+    @nn.compact
+    def __call__(self, inputs):
+        dense = nn.map_variables(nn.Dense, "params", refuse_boxes, init=True)
+        return dense(SIZE, name="dense")(inputs)
+
+
+def rename(old, new):
+    def rename_all(variables):
+        named = variables.get("params", {}).items()
+        return {"params": {new if name == old else name: x for name, x in named}}
+
+    return rename_all
+
+
+class Renamed(nn.Module):
+    """Keeps the kernel of a layer under another name."""
+
+    dense: Any = nn.Dense
+
+    @nn.compact
+    def __call__(self, inputs):
+        there, back = rename("kernel", "stored"), rename("stored", "kernel")
+        dense = nn.map_variables(self.dense, "params", back, there, init=True)
+        return dense(SIZE, name="dense")(inputs)
+
+
+class Replaced(nn.Module):
+    """Its kernel is not the one that the layer makes, nor the one that it uses."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        def replace(variables):
+            return {"params": {"kernel": jnp.ones((SIZE, SIZE))}}
+
+        dense = nn.map_variables(nn.Dense, "params", replace, replace, init=True)
+        return dense(SIZE, use_bias=False, name="dense")(inputs)
 
 
 class InWeightNorm(nn.Module):
@@ -331,14 +374,53 @@ class Sub(nn.Dense):
 class SubWithMore(nn.Dense):
     @nn.compact
     def __call__(self, inputs):
-        self.param("more", nn.initializers.ones, (SIZE, SIZE))
-        return super().__call__(inputs)
+        more = self.param("more", nn.initializers.ones, (SIZE, SIZE))
+        return super().__call__(inputs) + inputs @ more.T
 
 
 class SubWithOther(nn.Dense):
+    """Has another kernel than the layer that it derives from."""
+
     @nn.compact
     def __call__(self, inputs):
-        return self.param("kernel", nn.initializers.ones, (SIZE,) * 3)
+        kernel = self.param("kernel", nn.initializers.ones, (SIZE,) * 3)
+        return jnp.einsum("...i,hik->...hk", inputs, kernel)
+
+
+class InATree(nn.Module):
+    """One parameter is a tree of arrays."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        square, bias = jnp.ones((SIZE, SIZE)), jnp.ones(SIZE)
+        own = self.param("own", lambda _: {"w": {"1": square, "2": square}, "b": bias})
+        return inputs @ own["w"]["1"] @ own["w"]["2"].T + own["b"]
+
+
+class Orthogonal(nn.Module):
+    """Goes through an operation that no axis can be followed through."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        free = self.param("free", nn.initializers.orthogonal(), (SIZE, SIZE))
+        orthogonal, _ = jnp.linalg.qr(free)
+        return inputs @ orthogonal
+
+
+class Autoencoder(nn.Module):
+    """Uses one kernel in both directions."""
+
+    def setup(self):
+        self.tied = self.param("tied", nn.initializers.lecun_normal(), (SIZE, SIZE))
+
+    def encode(self, inputs):
+        return nn.relu(inputs @ self.tied)
+
+    def decode(self, hidden):
+        return hidden @ self.tied.T
+
+    def __call__(self, inputs):
+        return self.decode(self.encode(inputs))
 
 
 class Shared(nn.Module):
@@ -350,6 +432,11 @@ class Shared(nn.Module):
 
     def __call__(self, inputs):
         return self.both(inputs)
+
+
+def ensemble(target, axis, *args):
+    """Two members that share their input, as heads do: a program does not tell."""
+    return stacked(nn.vmap, target, axis, in_axes=None, axis_size=2)(*args)
 
 
 jitted = nn.jit(Pair)
@@ -404,13 +491,24 @@ CASES = {
         SQUARES,
         {"cell/h/kernel": ON_LAST_TWO, "cell/i/kernel": ON_LAST_TWO},
     ),
-    "transposed later": (Tied(), SQUARE, {"tied/kernel": DENSE}),
-    "transposed at first": (Tied(True), SQUARE, {"tied/kernel": Spec((1,), (0,))}),
+    "transposed later": (Transposed(), SQUARE, {"dense/kernel": Spec((1,), (0,))}),
     "stack of transposed": (
-        stacked(nn.vmap, Tied)(True),
+        stacked(nn.vmap, Transposed)(),
         SQUARES,
-        {"tied/kernel": Spec((2,), (1,))},
+        {"dense/kernel": Spec((2,), (1,))},
     ),
+    "transposed stack": (
+        kept_transposed(stacked(nn.vmap, nn.Dense))(SIZE, use_bias=False),
+        SQUARES,
+        {"kernel": Spec((1,), (0,))},
+    ),
+    "masked": (
+        Masked(),
+        SQUARE,
+        {"dense/kernel": DENSE, "layers/dense/kernel": ON_LAST_TWO},
+    ),
+    "nothing stacked, and no boxes": (Picky(), SQUARE, {"dense/kernel": DENSE}),
+    "not used": (Replaced(), SQUARE, {}),
     "shared": (Shared(), SQUARE, {"both/layers_0/kernel": DENSE}),
     "subclass": (Sub(SIZE), SQUARE, {"kernel": DENSE}),
     "shapes": (
@@ -423,6 +521,42 @@ CASES = {
         nn.Einsum((SIZE, SIZE), "bij,ij->bij"),
         SQUARES,
         {},
+    ),
+    "tree of parameters": (
+        InATree(),
+        SQUARE,
+        {"own/w/1": DENSE, "own/w/2": Spec((1,), (0,))},
+    ),
+    "tree of parameters, stacked": (
+        ensemble(InATree, 1),
+        SQUARE,
+        {"own/w/1": Spec((0,), (2,)), "own/w/2": Spec((2,), (0,))},
+    ),
+    "own parameter": (Network(), SQUARE, {"base/down": DENSE, "base/kernel": DENSE}),
+    "own parameter, stacked": (
+        ensemble(Network, 1),
+        SQUARE,
+        {"base/down": Spec((0,), (2,)), "base/kernel": Spec((0,), (2,))},
+    ),
+    "more than the layer has": (
+        SubWithMore(SIZE),
+        SQUARE,
+        {"more": Spec((1,), (0,)), "kernel": DENSE},
+    ),
+    "more than the layer has, stacked": (
+        ensemble(SubWithMore, 1, SIZE),
+        SQUARE,
+        {"more": Spec((2,), (0,)), "kernel": Spec((0,), (2,))},
+    ),
+    "other than the layer has": (
+        SubWithOther(SIZE),
+        SQUARE,
+        {"kernel": Spec((1,), (0, 2))},
+    ),
+    "other than the layer has, stacked": (
+        ensemble(SubWithOther, 1, SIZE),
+        SQUARE,
+        {"kernel": Spec((2,), (0, 3))},
     ),
 }
 
@@ -467,12 +601,85 @@ def test_fp8_operators_add_nothing():
 
 
 def test_reasons():
-    """They name Flax's layers, not the classes that lifting makes of them."""
+    """They name modules and places, not the classes that lifting makes of them."""
+    vector = "fewer than two axes before stacking"
+    kernel = r"contracted and kept, {} \(linear\.py:\d+\), stacked along axis 0"
+
     scanned = from_linen(stacked(nn.scan, Pair, length=SIZE)(), SQUARE)
-    assert scanned.reasons == {"gain": "fewer than two axes before stacking"}
-    reasons = {"kernel": "Dense.kernel", "bias": "Dense.bias"}
-    assert scanned["dense"].reasons == reasons
-    assert from_linen(stacked(nn.vmap, nn.Dense)(SIZE), SQUARES).reasons == reasons
+    assert scanned.reasons == {"gain": vector}
+    assert scanned["dense"].reasons["bias"] == vector
+    assert re.fullmatch(kernel.format("Pair/dense"), scanned["dense"].reasons["kernel"])
+
+    mapped = from_linen(stacked(nn.vmap, nn.Dense)(SIZE), SQUARES).reasons
+    assert mapped["bias"] == vector
+    assert re.fullmatch(kernel.format("Dense"), mapped["kernel"])
+
+    own = from_linen(Network(), SQUARE)["base"].reasons["down"]
+    place = re.fullmatch(r"contracted and kept, Network/Adapter_0 \((.+)\)", own)
+    assert "inputs @ down" in line_of(place[1])
+
+
+def line_of(place):
+    """What stands in this file at a place such as `name.py:12`."""
+    name, number = place.split(":")
+    assert __file__.endswith(name)
+    return linecache.getline(__file__, int(number))
+
+
+# What a call needs beyond the parameters.
+
+
+class InTraining(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, mode):
+        noise = jax.random.normal(self.make_rng("noise"), inputs.shape)
+        hidden = nn.Dense(SIZE, name="dense")(inputs + noise)
+        norm = nn.BatchNorm(use_running_average=mode == "evaluate", name="norm")
+        hidden = nn.Dropout(0.5, deterministic=mode == "evaluate")(norm(hidden))
+        self.sow("intermediates", "hidden", hidden)
+        calls = self.variable("cache", "calls", jnp.zeros, ())
+        calls.value += 1
+        return hidden
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"mode": "train"},
+        {"mode": "evaluate"},
+        {"mode": "train", "mutable": ["params"]},
+        {"mode": "train", "capture_intermediates": True},
+        {"mode": "train", "method": InTraining.__call__},
+    ],
+)
+def test_state_and_randomness(kwargs):
+    assert flat(from_linen(InTraining(), SQUARE, **kwargs)) == {
+        "dense/kernel": DENSE,
+        "dense/bias": None,
+        "norm/scale": None,
+        "norm/bias": None,
+    }
+
+
+def test_decoding():
+    """A call that a cache does not fit is told from one that it does."""
+    attention = nn.MultiHeadDotProductAttention(2, decode=True, use_bias=False)
+    token = jnp.zeros((1, 1, SIZE))
+
+    message = refusal(attention, SQUARES)
+    layout = from_linen(attention, token)
+
+    assert message.startswith(
+        "from_linen: MultiHeadDotProductAttention can be initialized with these "
+        "arguments, but calling it with them afterwards failed (ValueError: "
+        "Autoregressive cache shape error"
+    )
+    assert message.endswith("as in training, without a cache for decoding.")
+    heads = dict.fromkeys(("query", "key", "value"), Spec((0,), (1, 2)))
+    assert specs(layout) == {
+        f"{name}/kernel": spec
+        for name, spec in (heads | {"out": Spec((0, 1), (2,))}).items()
+    }
 
 
 # Overrides and errors.
@@ -484,26 +691,69 @@ def refusal(module, *args, error=ValueError, **kwargs):
     return str(caught.value)
 
 
+THIS = re.escape(__name__)
+PLACE = rf"\({THIS}\.py:\d+\)"
 UNKNOWN = {
-    "own parameter": (Network(), "base/down", (SIZE,) * 2, "Adapter"),
-    "more than the layer has": (SubWithMore(SIZE), "more", (SIZE,) * 2, "SubWithMore"),
-    "other than the layer has": (
-        SubWithOther(SIZE),
-        "kernel",
-        (SIZE,) * 3,
-        "SubWithOther: this is not a kernel as Dense has it",
+    "operation": (
+        Orthogonal(),
+        "free",
+        (SIZE, SIZE),
+        Spec(0, 1),
+        rf"{THIS}\.Orthogonal: it goes into the operation '\w+', Orthogonal {PLACE}",
     ),
-    "own parameter, stacked": (
-        stacked(nn.vmap, Network, 1, in_axes=None, axis_size=2)(),
-        "base/down",
+    "operation, stacked": (
+        ensemble(Orthogonal, 1),
+        "free",
         (SIZE, 2, SIZE),
-        "Adapter",
+        Spec(0, 2),
+        rf"{THIS}\.Orthogonal: it goes into the operation '\w+', Orthogonal {PLACE}",
     ),
-    "untraceable": (
-        Masked(),
+    "two ways": (
+        Autoencoder(),
+        "tied",
+        (SIZE, SIZE),
+        Spec(0, 1),
+        rf"{THIS}\.Autoencoder: it is used in two ways, axis 0 reduction, axis 1 "
+        rf"output, .*Autoencoder\.encode {PLACE}, and axis 0 output, axis 1 "
+        rf"reduction, .*Autoencoder\.decode {PLACE}",
+    ),
+    # Of an error only the first line is shown.
+    "stack in a function that takes no boxes": (
+        ensemble(Picky, 0),
         "dense/kernel",
-        (SIZE,) * 2,
-        "Dense: its axes were lost in a lifted transform (TypeError: triu requires",
+        (2, SIZE, SIZE),
+        Spec((0, 1), 2),
+        r"flax\.linen\.linear\.Dense: its axes were lost in a lifted transform "
+        r"\(ValueError: No boxes, please\.\)",
+    ),
+    "stack of what a function makes": (
+        ensemble(Replaced, 0),
+        "dense/kernel",
+        (2, SIZE, SIZE),
+        Spec((0, 1), 2),
+        r"flax\.linen\.linear\.Dense: its axes were lost in a lifted transform "
+        r"\(it was replaced\)",
+    ),
+    "renamed": (
+        Renamed(),
+        "dense/stored",
+        (SIZE, SIZE),
+        Spec(0, 1),
+        "an unknown module: a lifted transform made it, which may have stacked it",
+    ),
+    "renamed stack": (
+        Renamed(stacked(nn.vmap, nn.Dense, in_axes=None, axis_size=2)),
+        "dense/stored",
+        (2, SIZE, SIZE),
+        Spec((0, 1), 2),
+        "an unknown module: a lifted transform made it, which may have stacked it",
+    ),
+    "stack of renamed": (
+        ensemble(Renamed, 0),
+        "dense/stored",
+        (2, SIZE, SIZE),
+        Spec((0, 1), 2),
+        "an unknown module: a lifted transform made it, which may have stacked it",
     ),
 }
 
@@ -511,18 +761,29 @@ UNKNOWN = {
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_unknown_parameter(case):
     """Only that one is asked for, and the line that is shown can be pasted."""
-    model, path, shape, said = UNKNOWN[case]
+    model, path, shape, suggested, said = UNKNOWN[case]
 
     message = refusal(model, SQUARE)
 
-    assert f"  {path}: an array of shape {shape} of {said}" in message
+    told = message.splitlines()[1]
+    what = rf"  {path}: an array of shape {re.escape(str(shape))} of {said}"
+    assert re.fullmatch(what, told), told
     assert message.count("an array of shape") == 1
     line = message[message.index("overrides=") :].removeprefix("overrides=")
     overrides = eval(line, {"ProjectionDimensionNumbers": Spec})
-    assert overrides.keys() == {path}
-    assert specs(from_linen(model, SQUARE, overrides=overrides)).items() >= (
-        overrides.items()
-    )
+    assert overrides == {path: suggested}
+    for override in (suggested, None):
+        layout = flat(from_linen(model, SQUARE, overrides={path: override}))
+        assert layout[path] == override
+
+
+def test_lines_of_two_ways():
+    """They are those of the user, each with its own use."""
+    places = re.findall(r"Autoencoder\.\w+ \((.+?)\)", refusal(Autoencoder(), SQUARE))
+
+    first, second = map(line_of, places)
+    assert "inputs @ self.tied)" in first
+    assert "hidden @ self.tied.T" in second
 
 
 def test_overrides():
@@ -550,20 +811,6 @@ def test_overrides():
 )
 def test_bad_overrides(overrides, message):
     assert message in refusal(nn.Dense(SIZE), SQUARE, overrides=overrides)
-
-
-def test_used_in_different_ways():
-    class BothWays(nn.Module):
-        @nn.compact
-        def __call__(self, inputs):
-            einsum = nn.Einsum((SIZE, SIZE), use_bias=False, name="einsum")
-            return einsum(einsum(inputs, "ab,bc->ac"), "ac,bc->ab")
-
-    message = refusal(BothWays(), SQUARE)
-
-    assert " of Einsum: it is used in different ways\n" in message
-
-    assert "einsum/kernel: an array of shape (4, 4) of Einsum" in message
 
 
 @pytest.mark.parametrize(
@@ -659,84 +906,6 @@ def test_boxes_of_users_are_told_of_new_axes():
         "single/kernel": DENSE,
         "single/bias": None,
     }
-
-
-def test_of_an_error_in_a_transform_the_first_line_is_shown():
-    class Picky(nn.Module):
-        @nn.compact
-        def __call__(self, inputs):
-            def refuse_boxes(variables):
-                if not isinstance(variables["params"]["kernel"], jax.Array):
-                    raise ValueError("No boxes, please.\nThey are heavy.")
-                return jax.tree.map(jnp.negative, variables)
-
-            dense = nn.map_variables(nn.Dense, "params", refuse_boxes, init=True)
-            return dense(SIZE, name="dense")(inputs)
-
-    message = refusal(Picky(), SQUARE)
-
-    assert "axes were lost in a lifted transform (ValueError: No boxes, please.)\n" in (
-        message
-    )
-    assert "heavy" not in message
-
-
-def mapped(change, **arguments):
-    """A dense layer whose variables `change` makes anew once they are there."""
-
-    def back(variables):
-        return {"params": {"kernel": jnp.ones((SIZE, SIZE))}}
-
-    lifted = nn.map_variables(nn.Dense, "params", back, change, init=True)
-    return lifted(SIZE, use_bias=False, **arguments)
-
-
-class Mapped(nn.Module):
-    change: Any
-
-    @nn.compact
-    def __call__(self, inputs):
-        return mapped(self.change, name="dense")(inputs)
-
-
-def renamed(variables):
-    return {"params": {"renamed": variables["params"]["kernel"]}}
-
-
-@pytest.mark.parametrize(
-    ("model", "told"),
-    [
-        (
-            Mapped(lambda _: {"params": {"kernel": jnp.ones((SIZE, SIZE))}}),
-            "dense/kernel: an array of shape (4, 4) of Dense: its axes were lost in a "
-            "lifted transform (it was replaced)",
-        ),
-        (
-            Mapped(lambda variables: jax.tree.map(lambda x: x[:3], variables)),
-            "dense/kernel: an array of shape (3, 4) of Dense: its shape was changed by "
-            "a lifted transform",
-        ),
-        (Mapped(renamed), "dense/renamed: an array of shape (4, 4) of Mapped"),
-        # No module has run that could have seen it.
-        (mapped(renamed), "renamed: an array of shape (4, 4) of an unknown module"),
-    ],
-)
-def test_parameters_that_a_function_makes(model, told):
-    assert refusal(model, SQUARE).splitlines()[1] == f"  {told}"
-
-
-def test_a_vector_that_a_function_makes():
-    model = mapped(lambda v: {"params": {"mean": v["params"]["kernel"][0]}})
-    layout = from_linen(model, SQUARE)
-
-    assert layout == {"mean": None}
-    assert layout.reasons == {"mean": "fewer than two axes"}
-
-
-def test_axes_of_size_one_play_no_part():
-    """What drops them leaves a kernel as it is, and what is sent along with it."""
-    model = Mapped(lambda variables: jax.tree.map(jnp.squeeze, variables))
-    assert flat(from_linen(model, SQUARE)) == {"dense/kernel": DENSE}
 
 
 def test_other_classes_than_modules():

@@ -1,5 +1,6 @@
 """The axes of a Flax Linen model: from its program, and from its lifted transforms."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,13 +24,13 @@ def from_linen(
 ) -> Layout:
     """Which axes form a channel in the parameters of a Flax Linen module.
 
-    The axes come from the modules that hold the parameters, not from names or sizes,
-    and are followed through lifted transforms (`nn.scan`, `nn.vmap`, `nn.remat`,
-    `nn.jit`, `nn.map_variables`) whichever axis they stack along. Layers of Flax and
-    their subclasses are known. In modules of your own, parameters with fewer than two
-    axes are not projected, and any other needs an override.
+    They come from the program, whatever modules it is made of, as :func:`from_function`
+    reads them: `module.apply` is traced with the arguments of `init`. What a program
+    cannot tell is which axes lifted transforms stack (`nn.scan`, `nn.vmap`,
+    `nn.remat_scan`), so parameters are followed through those as well, along whichever
+    axis. A stacked axis is never a part of a channel.
 
-    Nothing is computed: `module.init` runs on shapes.
+    Nothing is computed: the module runs on shapes.
 
     Args:
       module: The module, not bound to variables.
@@ -48,9 +49,13 @@ def from_linen(
 
     Raises:
       TypeError: If `module` is not an instance of :class:`flax.linen.Module`.
-      ValueError: If the module is bound or has no parameters, if neither a module nor
-        an override covers a parameter, and if an override does not fit or matches
-        nothing. What `module.init` raises is passed on.
+      ValueError: If the module is bound, has no parameters, or fails when it is called
+        after `init`; if a parameter is used in ways that do not agree, or goes into an
+        operation that is not known, and no override covers it; and if an override does
+        not fit or matches nothing. What `module.init` raises is passed on.
+
+    .. seealso::
+      :func:`from_function`, :func:`from_nnx`, :func:`describe`
 
     Examples:
       >>> import jax.numpy as jnp
@@ -77,7 +82,13 @@ def from_linen(
       >>> tx = optax_adamp.adamp(1e-3, dimension_numbers=layout)
     """
     _check_module(module)
-    init = Init(module, init_args, init_kwargs)
+    # These choose what is returned, but all variables are needed.
+    kwargs = {
+        name: value
+        for name, value in init_kwargs.items()
+        if name not in ("mutable", "capture_intermediates")
+    }
+    init = Init(module, init_args, kwargs)
     made, variables = observe(init)
     params = variables.pop("params", {})
     leaves = named_leaves(params)
@@ -91,59 +102,65 @@ def from_linen(
         for path, leaf in leaves
         if path in made and 2 <= len(made[path].shape) < len(leaf.shape)
     }
-    stacked = stacked_axes(init, grown)
-    batch_axes = [_known(stacked.get(path)) for path, _ in leaves]
-
-    def apply(params: Any, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        # What arises at run time, such as batch statistics, may change; params do not.
-        return module.apply(
-            {**variables, "params": params},
-            *args,
-            rngs={"params": jax.random.key(0)},
-            mutable=nn.DenyList("params"),
-            **kwargs,
-        )
-
-    call_kwargs = {
-        name: value
-        for name, value in init_kwargs.items()
-        if name not in ("mutable", "capture_intermediates")
-    }
+    stacked, lost = stacked_axes(init, grown)
+    batch_axes = [stacked.get(path, frozenset[int]()) for path, _ in leaves]
     readings = read_program(
-        apply, params, (variables, *init_args), call_kwargs, batch_axes=batch_axes
+        _call(module), params, (variables, *init_args), kwargs, batch_axes=batch_axes
     )
     parameters = [
-        _parameter(path, leaf, made.get(path), stacked.get(path), reading)
-        for (path, leaf), reading in zip(leaves, readings, strict=True)
+        _parameter(path, leaf, made.get(path), batch, lost.get(path), reading)
+        for (path, leaf), batch, reading in zip(
+            leaves, batch_axes, readings, strict=True
+        )
     ]
     return build_layout(parameters, overrides, function="from_linen")
 
 
-def _known(axes: frozenset[int] | str | None) -> frozenset[int]:
-    if axes is None or isinstance(axes, str):
-        return frozenset()
-    return axes
+def _call(module: nn.Module) -> Callable[..., Any]:
+    """The module as a function of its params, its other variables and arguments."""
+
+    def apply(params: Any, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return module.apply(
+                {**variables, "params": params},
+                *args,
+                rngs={"params": jax.random.key(0)},
+                # As batch statistics are, in training.
+                mutable=list(variables),
+                **kwargs,
+            )
+        except Exception as error:
+            message = str(error).partition("\n")[0].rstrip(".")
+            raise ValueError(
+                f"from_linen: {type(module).__name__} can be initialized with these "
+                "arguments, but calling it with them afterwards failed "
+                f"({type(error).__name__}: {message}). Pass a module and arguments as "
+                "in training, without a cache for decoding."
+            ) from error
+
+    return apply
 
 
 def _parameter(
     path: Names,
     leaf: Any,
     made: Made | None,
-    stacked: frozenset[int] | str | None,
+    stacked: frozenset[int],
+    lost: str | None,
     reading: Reading | str,
 ) -> Parameter:
     """What comes of all that is known of a parameter."""
+    axes = tuple(sorted(stacked))
     owner = made.owner if made else "an unknown module"
-    if made and len(made.shape) < 2 <= len(leaf.shape):
-        reading = Reading(None, "fewer than two axes before stacking")
-    elif isinstance(stacked, str):
-        reading = stacked
+    if len(made.shape if made else leaf.shape) < 2:
+        stacking = " before stacking" if len(leaf.shape) > 1 else ""
+        reading = Reading(None, f"fewer than two axes{stacking}")
+    elif lost or not made:
+        reading = lost or "a lifted transform made it, which may have stacked it"
     if isinstance(reading, str):
-        return Parameter(path, leaf.shape, None, owner, problem=reading)
-    if stacked:
-        reading = reading._replace(
-            why=f"{reading.why}, {stacked_along(sorted(stacked))}"
-        )
+        return Parameter(path, leaf.shape, None, owner, problem=reading, stacked=axes)
+    if axes:
+        reading = reading._replace(why=f"{reading.why}, {stacked_along(axes)}")
     return Parameter(path, leaf.shape, reading, owner)
 
 

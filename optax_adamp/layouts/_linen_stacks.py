@@ -103,22 +103,21 @@ def _owner(module: nn.Module) -> str:
 
 def stacked_axes(
     init: Init, shapes: dict[Names, Shape]
-) -> dict[Names, frozenset[int] | str]:
-    """The axes that were added to some parameters, or why that is not known.
+) -> tuple[dict[Names, frozenset[int]], dict[Names, str]]:
+    """The axes that were added to some parameters; of others, why that is not known.
 
     Args:
       init: The call of `init`.
       shapes: Those of the whole arrays.
     """
-    found: dict[Names, frozenset[int] | str] = {}
+    found: dict[Names, frozenset[int]] = {}
+    lost: dict[Names, str] = {}
     for path, places in _follow(init, shapes).items():
-        every = range(len(shapes[path]))
-        found[path] = (
-            f"its axes were lost in a lifted transform ({places})"
-            if isinstance(places, str)
-            else frozenset(every).difference(places)
-        )
-    return found
+        if isinstance(places, str):
+            lost[path] = f"its axes were lost in a lifted transform ({places})"
+        else:
+            found[path] = frozenset(range(len(shapes[path]))).difference(places)
+    return found, lost
 
 
 class _Witnessed(nn.meta.AxisMetadata[Any]):
@@ -186,11 +185,9 @@ def _run_with_witnesses(
         if module.scope is None or not module.is_initializing():
             return result
         for name, value in module.variables.get("params", {}).items():
-            shape = shapes.get((*module.path, name))
-            if shape is not None and not isinstance(value, _Witnessed):
-                axes = jnp.ndim(nn.meta.unbox(value))
-                witness = jnp.zeros(_witness_sizes(axes, shape))
-                module.put_variable("params", name, _Witnessed(value, witness))
+            witnessed = _with_witnesses((*module.path, name), value, shapes)
+            if witnessed is not value:
+                module.put_variable("params", name, witnessed)
         return result
 
     def is_witnessed(node: Any) -> bool:
@@ -198,6 +195,27 @@ def _run_with_witnesses(
 
     boxes = dict(named_leaves(init.run(interceptor)["params"], is_leaf=is_witnessed))
     return {path: _places(boxes.get(path), shape) for path, shape in shapes.items()}
+
+
+def _with_witnesses(path: Names, value: Any, shapes: dict[Names, Shape]) -> Any:
+    """An array, or a tree of arrays, with a witness beside each that is asked for."""
+
+    def is_box(node: Any) -> bool:
+        return isinstance(node, nn.meta.AxisMetadata)
+
+    def witness(names: Names, leaf: Any) -> Any:
+        shape = shapes.get((*path, *names))
+        if shape is None or isinstance(leaf, _Witnessed):
+            return leaf
+        axes = jnp.ndim(nn.meta.unbox(leaf))
+        return _Witnessed(leaf, jnp.zeros(_witness_sizes(axes, shape)))
+
+    before = named_leaves(value, is_leaf=is_box)
+    after = [witness(names, leaf) for names, leaf in before]
+    if all(new is old for new, (_, old) in zip(after, before, strict=True)):
+        return value
+    treedef: Any = jax.tree.structure(value, is_leaf=is_box)
+    return jax.tree.unflatten(treedef, after)
 
 
 def _witness_sizes(axes: int, shape: Shape) -> Shape:
