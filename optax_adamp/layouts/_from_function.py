@@ -6,15 +6,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
 from optax_adamp._layout import Layout
 from optax_adamp._rules import Reading
 from optax_adamp._trees import Names, format_path, named_leaves
+from optax_adamp.layouts import _uses
 from optax_adamp.layouts._build import Overrides, build_layout
-from optax_adamp.layouts._program import uses_of
+from optax_adamp.layouts._elementwise import ELEMENTWISE
+from optax_adamp.layouts._lookups import LOOKUPS
+from optax_adamp.layouts._loops import LOOPS
+from optax_adamp.layouts._moves import MOVES
+from optax_adamp.layouts._products import PRODUCTS
+from optax_adamp.layouts._program import Operations, Program, shape_of
+from optax_adamp.layouts._tracks import of_parameter, plain
 from optax_adamp.layouts._uncovered import Parameter
-from optax_adamp.layouts._uses import read
+from optax_adamp.layouts._uses import Use, read
 
 
 def from_function(
@@ -171,7 +179,7 @@ def read_program(
     arrays = [x for x, hit in zip(data, is_array, strict=True) if hit]
     traced = jax.make_jaxpr(flat)(leaves, arrays)
     is_parameter = [has_gradient(leaf) for leaf in leaves]
-    uses = iter(uses_of(traced, is_parameter + [False] * len(arrays)))
+    uses = iter(_uses_of(traced, is_parameter + [False] * len(arrays)))
     if batch_axes is None:
         batch_axes = [frozenset[int]()] * len(leaves)
     return [
@@ -180,6 +188,31 @@ def read_program(
         else Reading(None, f"no gradient reaches arrays of {dtype_of(leaf)}")
         for leaf, hit, batch in zip(leaves, is_parameter, batch_axes, strict=True)
     ]
+
+
+def _uses_of(traced: core.ClosedJaxpr, is_parameter: Sequence[bool]) -> list[list[Use]]:
+    """The uses of each parameter of a program.
+
+    Args:
+      traced: The program.
+      is_parameter: Of each of its arguments, of which the others are data.
+    """
+    operations = Operations({**ELEMENTWISE, **MOVES, **LOOKUPS, **PRODUCTS, **LOOPS})
+    program = Program(sum(is_parameter), operations)
+    parameters = iter(range(sum(is_parameter)))
+    arguments = [
+        of_parameter(next(parameters), shape_of(var))
+        if hit
+        else plain(shape_of(var), is_data=True)
+        for var, hit in zip(traced.jaxpr.invars, is_parameter, strict=True)
+    ]
+    for value in program.walk(traced.jaxpr, traced.consts, arguments):
+        for track in value.tracks:
+            use = _uses.elementwise(track, "at its end")
+            if use is not None and use.kind == _uses.ELEMENTWISE:
+                use = use._replace(kind=_uses.RETURNED)
+            program.record(track.parameter, use)
+    return program.uses
 
 
 def _name(fn: Callable[..., Any]) -> str:

@@ -1,7 +1,7 @@
 """Follows the parameters of a program to the operations that use them.
 
 The program is a jaxpr, JAX's list of primitive operations. Those that only move or
-combine parameters are followed (`_operations`), calls and loops are walked inside, and
+combine parameters are followed, calls and loops are walked inside, and
 an operation with data is a use, which tells what each axis is for.
 """
 
@@ -39,10 +39,12 @@ class Program:
     """What is found out while walking a program.
 
     Attributes:
+      operations: What is done with those that parameters are followed through.
       uses: Of each parameter.
     """
 
-    def __init__(self, parameters: int):
+    def __init__(self, parameters: int, operations: "Operations"):
+        self.operations = operations
         self.uses: list[list[Use]] = [[] for _ in range(parameters)]
         self._silent = False  # While it is not yet known what a loop carries.
 
@@ -66,14 +68,14 @@ class Program:
 
         def value_of(atom: Any) -> Value:
             if isinstance(atom, core.Literal):
-                return Value(_shape(atom), (False,) * len(_shape(atom)))
+                return Value(shape_of(atom), (False,) * len(shape_of(atom)))
             return known[atom]
 
         for var, _ in zip(jaxpr.constvars, consts, strict=True):
-            known[var] = plain(_shape(var), is_data=False, is_captured=True)
+            known[var] = plain(shape_of(var), is_data=False, is_captured=True)
         for var, value in zip(jaxpr.invars, arguments, strict=True):
             # Inside shard_map an array is a part of what it is outside.
-            known[var] = _tracks.resize(value, _shape(var))
+            known[var] = _tracks.resize(value, shape_of(var))
         wanted = _with_gradient(jaxpr)
         for index, equation in enumerate(jaxpr.eqns):
             operation = Operation(self, equation, caller, index in wanted)
@@ -122,7 +124,7 @@ class Operation:
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """The shapes of the results."""
-        return list(map(_shape, self.step.outvars))
+        return list(map(shape_of, self.step.outvars))
 
     @property
     def distance(self) -> int:
@@ -178,9 +180,6 @@ class Operation:
 
     def apply(self, values: list[Value]) -> list[Value]:
         """What is known of the results."""
-        # Imported here, as operations are applied to what this module defines.
-        from optax_adamp.layouts._operations import OPERATIONS
-
         if _NOISE.fullmatch(self.name):
             return [
                 plain(shape, is_data=False, is_captured=True) for shape in self.shapes
@@ -189,9 +188,9 @@ class Operation:
             body = self.params.get(_CALLS[self.name])
             if body is not None and _counts(body) == len(values):
                 return self.call(body, values)
-        elif operation := OPERATIONS.get(self.name):
+        elif function := self.program.operations.get(self.name):
             try:
-                return operation(self, values)
+                return function(self, values)
             except KeyError as error:
                 return self.unknown(values, f" without {error}, which it had before")
         return self.unknown(values)
@@ -307,29 +306,22 @@ def _counts(body: Any) -> int:
     return len(jaxpr.invars)
 
 
-def _shape(var: Any) -> tuple[int, ...]:
+def shape_of(var: Any) -> tuple[int, ...]:
+    """The shape of what a variable of a jaxpr stands for."""
     return tuple(var.aval.shape)
 
 
-def uses_of(traced: core.ClosedJaxpr, is_parameter: Sequence[bool]) -> list[list[Use]]:
-    """The uses of each parameter of a program.
+Function = Callable[[Operation, list[Value]], list[Value]]
 
-    Args:
-      traced: The program.
-      is_parameter: Of each of its arguments, of which the others are data.
-    """
-    program = Program(sum(is_parameter))
-    parameters = iter(range(sum(is_parameter)))
-    arguments = [
-        _tracks.of_parameter(next(parameters), _shape(var))
-        if hit
-        else plain(_shape(var), is_data=True)
-        for var, hit in zip(traced.jaxpr.invars, is_parameter, strict=True)
-    ]
-    for value in program.walk(traced.jaxpr, traced.consts, arguments):
-        for track in value.tracks:
-            use = _uses.elementwise(track, "at its end")
-            if use is not None and use.kind == _uses.ELEMENTWISE:
-                use = use._replace(kind=_uses.RETURNED)
-            program.record(track.parameter, use)
-    return program.uses
+
+class Operations(dict[str, Function]):
+    """For the names of operations, what they do to the parameters in their operands."""
+
+    def named(self, *names: str) -> Callable[[Function], Function]:
+        """Enters a function under the names of the operations that it is for."""
+
+        def enter(function: Function) -> Function:
+            self.update(dict.fromkeys(names, function))
+            return function
+
+        return enter

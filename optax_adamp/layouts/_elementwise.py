@@ -1,0 +1,144 @@
+"""Operations entry by entry: of parameters among themselves, and with data."""
+
+from collections.abc import Sequence
+
+from optax_adamp.layouts import _tracks
+from optax_adamp.layouts._program import Operation, Operations
+from optax_adamp.layouts._tracks import (
+    Value,
+    is_linked,
+    map_tracks,
+    plain,
+)
+
+ELEMENTWISE = Operations()
+
+
+_NAMES = """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
+    cbrt ceil clamp complex conj convert_element_type copy copy_p cos cosh digamma
+    div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac imag
+    integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg
+    nextafter not optimization_barrier or polygamma pow pvary real reduce_precision
+    regularized_incomplete_beta rem reshard mesh_cast round rsqrt
+    sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign
+    sin sinh sqrt square stop_gradient sub tan tanh xor zeta pcast psum psum2
+    psum_invariant pmax pmin layout_constraint device_put rev
+"""
+
+
+@ELEMENTWISE.named(*_NAMES.split())
+def _elementwise(operation: Operation, values: list[Value]) -> list[Value]:
+    shapes = operation.shapes
+    if len(shapes) == len(values) > 1:  # Each by itself.
+        return [combined(operation, [value], value.shape) for value in values]
+    result = combined(operation, values, shapes[0])
+    if operation.name == "eq":
+        axis = _one_hot(values, shapes[0])
+        result = result._replace(counts=axis, is_one_hot=axis is not None)
+    elif operation.name == "stop_gradient":
+        result = map_tracks(result, lambda track: track._replace(has_gradient=False))
+    elif operation.name != "convert_element_type":
+        result = result._replace(counts=None)
+    return [result]
+
+
+@ELEMENTWISE.named("select_n")
+def _select_n(operation: Operation, values: list[Value]) -> list[Value]:
+    predicate, *cases = values
+    shape = operation.shapes[0]
+    if not predicate.tracks and all(case.is_weight for case in cases):
+        # A choice among kernels, as an example asks for it.
+        chosen = combined(operation, cases, shape)
+        varies = _aligned(predicate, shape).varies
+        along = tuple(a or b for a, b in zip(chosen.varies, varies, strict=True))
+        return [chosen._replace(varies=along)]
+    return [combined(operation, values, shape)]
+
+
+@ELEMENTWISE.named("cumsum", "cumprod", "cumlogsumexp", "cummax", "cummin")
+def _cumulate(operation: Operation, values: list[Value]) -> list[Value]:
+    value = values[0]
+    along = operation.params["axis"]
+    varies = tuple(v or a == along for a, v in enumerate(value.varies))
+    cumulated = combined(operation, [value], value.shape)
+    # The sums of a constant are not constant, but those of a weight are a weight.
+    return [cumulated if value.tracks else cumulated._replace(varies=varies)]
+
+
+def _one_hot(values: list[Value], shape: tuple[int, ...]) -> int | None:
+    """The axis along which indices are compared with 0, 1, 2, ..."""
+    axes = [
+        value.counts
+        for value, other in (values, values[::-1])
+        if value.counts is not None
+        and not value.is_one_hot
+        and other.counts is None
+        and len(value.shape) == len(other.shape) == len(shape)
+        and not other.varies[value.counts]
+    ]
+    return axes[0] if axes else None
+
+
+def combined(
+    operation: Operation, values: Sequence[Value], shape: tuple[int, ...]
+) -> Value:
+    """The result of an operation of one shape, entry by entry."""
+    values = [_aligned(value, shape) for value in values]
+    along = {
+        axis
+        for axis, size in enumerate(shape)
+        if size > 1 and any(value.varies[axis] for value in values)
+    }
+    is_data = any(value.is_data for value in values)
+    is_captured = any(value.is_captured for value in values)
+    varies = tuple(axis in along for axis in range(len(shape)))
+    tracked = [value for value in values if value.tracks]
+    if not tracked:
+        if len(values) == 1:
+            return values[0]
+        return Value(shape, varies, is_data, is_captured=is_captured)
+    if is_data and any(value.is_data for value in tracked):
+        return _rows_combined(operation, values, shape)
+    owned = set[int]().union(*(value.owned() for value in tracked))
+    if operation.name in ("add", "add_any", "sub") and _is_biased(tracked):
+        # So it is no kernel, but what comes of an input that is learned.
+        operation.activate(*tracked)
+        return plain(shape, is_data=True)
+    if (along < owned if is_data else along <= owned) or len(values) == 1:
+        # A mask, or a factor for each channel: still a weight.
+        scaled = is_data or any(value.is_scaled for value in tracked)
+        tracks = _tracks.merge(tracked)
+        return Value(shape, varies, False, tracks, scaled, is_captured)
+    operation.combine(*tracked)
+    everywhere = along | owned
+    return Value(shape, tuple(axis in everywhere for axis in range(len(shape))), True)
+
+
+def _is_biased(values: Sequence[Value]) -> bool:
+    """Whether a product of parameters is added to one with fewer axes."""
+    products = [value for value in values if any(map(is_linked, value.tracks))]
+    others = [value for value in values if value not in products]
+    return bool(products) and any(
+        other.owned() < product.owned() for product in products for other in others
+    )
+
+
+def _rows_combined(
+    operation: Operation, values: Sequence[Value], shape: tuple[int, ...]
+) -> Value:
+    """The same for rows that were looked up, which stay rows if only scaled."""
+    rows = [value for value in values if value.tracks and value.is_data]
+    others = [value for value in values if value not in rows]
+    if len(rows) == 1 and not any(any(o.varies) or o.tracks for o in others):
+        return rows[0]
+    operation.combine(*(value for value in values if value.tracks))
+    return plain(shape, is_data=True)
+
+
+def _aligned(value: Value, shape: tuple[int, ...]) -> Value:
+    """The value broadcast to a shape."""
+    if value.shape == shape:
+        return value
+    sources = range(len(value.shape)) if value.shape else [None] * len(shape)
+    return _tracks.rearrange(value, list(sources), shape)

@@ -1,0 +1,257 @@
+"""Operations that move, cut, join and add up the entries of one array."""
+
+from collections.abc import Sequence
+
+from optax_adamp.layouts import _tracks
+from optax_adamp.layouts._elementwise import combined
+from optax_adamp.layouts._program import Operation, Operations
+from optax_adamp.layouts._tracks import (
+    Part,
+    Track,
+    Value,
+    map_tracks,
+    plain_of,
+)
+
+MOVES = Operations()
+
+
+# Moving axes.
+
+
+@MOVES.named("transpose")
+def _transpose(operation: Operation, values: list[Value]) -> list[Value]:
+    order = operation.params["permutation"]
+    return [_tracks.rearrange(values[0], order, operation.shapes[0])]
+
+
+@MOVES.named("broadcast_in_dim")
+def _broadcast(operation: Operation, values: list[Value]) -> list[Value]:
+    shape = operation.shapes[0]
+    places = list(operation.params["broadcast_dimensions"])
+    sources = [
+        places.index(axis) if axis in places else None for axis in range(len(shape))
+    ]
+    return [_tracks.rearrange(values[0], sources, shape)]
+
+
+@MOVES.named("tile")
+def _tile(operation: Operation, values: list[Value]) -> list[Value]:
+    value, shape = values[0], operation.shapes[0]
+
+    def repeat(track: Track) -> Track:
+        dimensions = tuple(
+            dimension if new == old else (Part((), new // old), *dimension)
+            for dimension, old, new in zip(
+                track.dimensions, value.shape, shape, strict=True
+            )
+        )
+        return track._replace(dimensions=dimensions)
+
+    return [map_tracks(value, repeat)._replace(shape=shape, counts=None)]
+
+
+@MOVES.named("squeeze")
+def _squeeze(operation: Operation, values: list[Value]) -> list[Value]:
+    dropped = operation.params["dimensions"]
+    kept = [axis for axis in range(len(values[0].shape)) if axis not in dropped]
+    return [_tracks.rearrange(values[0], kept, operation.shapes[0])]
+
+
+@MOVES.named("reshape")
+def _reshape(operation: Operation, values: list[Value]) -> list[Value]:
+    if operation.params["dimensions"] is not None:
+        return operation.unknown(values, " with dimensions")
+    return [_tracks.reshape(values[0], operation.shapes[0])]
+
+
+@MOVES.named("iota")
+def _iota(operation: Operation, values: list[Value]) -> list[Value]:
+    shape, axis = operation.shapes[0], operation.params["dimension"]
+    varies = tuple(a == axis and size > 1 for a, size in enumerate(shape))
+    return [Value(shape, varies, counts=axis)]
+
+
+# Cutting and joining.
+
+
+@MOVES.named("slice")
+def _slice(operation: Operation, values: list[Value]) -> list[Value]:
+    starts = operation.params["start_indices"]
+    return [cut(values[0], operation.shapes[0], starts)]
+
+
+@MOVES.named("split")
+def _split(operation: Operation, values: list[Value]) -> list[Value]:
+    axis = operation.params["axis"]
+    starts = [0] * len(values[0].shape)
+    pieces: list[Value] = []
+    for shape in operation.shapes:
+        pieces.append(cut(values[0], shape, starts))
+        starts[axis] += shape[axis]
+    return pieces
+
+
+def cut(value: Value, shape: tuple[int, ...], starts: Sequence[object]) -> Value:
+    """The value with but some entries of its axes, each from its start on."""
+    part = _tracks.resize(value, shape)
+    for axis, (old, new) in enumerate(zip(value.shape, shape, strict=True)):
+        if new == 1 < old:
+            part = _tracks.select(part, axis, starts[axis])
+            varies = tuple(v and a != axis for a, v in enumerate(part.varies))
+            part = part._replace(varies=varies)
+    return part._replace(counts=None)
+
+
+@MOVES.named("pad")
+def _pad(operation: Operation, values: list[Value]) -> list[Value]:
+    value, padding = values
+    shape = operation.shapes[0]
+    if padding.tracks or (value.tracks and padding.is_data):
+        operation.combine(value, padding)
+        return operation.data()
+    if value.is_data and value.tracks:
+        operation.combine(value)
+        return operation.data()
+    return [_tracks.resize(value, shape)._replace(counts=None)]
+
+
+@MOVES.named("concatenate")
+def _concatenate(operation: Operation, values: list[Value]) -> list[Value]:
+    shape, axis = operation.shapes[0], operation.params["dimension"]
+    return [_joined(operation, [_placed(value, axis) for value in values], shape, axis)]
+
+
+@MOVES.named("stack")
+def _stack(operation: Operation, values: list[Value]) -> list[Value]:
+    shape = operation.shapes[0]
+    axis = operation.params["axis"] % len(shape)
+    one = (*shape[:axis], 1, *shape[axis + 1 :])
+    sources: list[int | None] = [*range(len(shape) - 1)]
+    sources.insert(axis, None)
+    values = [_tracks.rearrange(value, sources, one) for value in values]
+    return [_joined(operation, _restacked(values, axis), shape, axis)]
+
+
+def _joined(
+    operation: Operation, values: list[Value], shape: tuple[int, ...], axis: int
+) -> Value:
+    """Values beside each other along an axis."""
+    tracked = [value for value in values if value.tracks]
+    if any(value.is_data for value in values):
+        operation.combine(*tracked)
+        return operation.data()[0]
+    along = [any(vs) for vs in zip(*(value.varies for value in values), strict=True)]
+    varies = tuple(
+        v or (a == axis and not tracked and shape[a] > 1) for a, v in enumerate(along)
+    )
+    tracks = _tracks.merge([_tracks.resize(value, shape) for value in tracked])
+    is_captured = any(value.is_captured for value in values)
+    is_scaled = any(value.is_scaled for value in tracked)
+    return Value(shape, varies, False, tracks, is_scaled, is_captured)
+
+
+def _placed(value: Value, axis: int) -> Value:
+    """Entries that lie beside each other again are not parts of one number."""
+
+    def place(track: Track) -> Track:
+        axes = track.axes_at(axis)
+        kept = {entry for entry in track.selection if entry[0] not in axes}
+        return track._replace(selection=frozenset(kept))
+
+    return map_tracks(value, place)
+
+
+def _restacked(values: list[Value], axis: int) -> list[Value]:
+    """Gives an axis back of which single entries were taken and are stacked again."""
+    parameters = {track.parameter for value in values for track in value.tracks}
+    chosen = {entry for value in values for t in value.tracks for entry in t.selection}
+    axes = {entry[0] for entry in chosen}
+    if len(parameters) != 1 or len(axes) != 1 or len(chosen) != len(values):
+        return values
+    [back] = axes
+
+    def restore(track: Track) -> Track:
+        dimensions = [*track.dimensions]
+        dimensions[axis] = (Part((back,), 1),)
+        gone = frozenset(entry for entry in track.gone if entry[0] != back)
+        return track._replace(
+            dimensions=tuple(dimensions), gone=gone, selection=frozenset()
+        )
+
+    return [map_tracks(value, restore) for value in values]
+
+
+@MOVES.named("dynamic_update_slice", "scatter", "scatter-add", "scatter_add")
+def _update(operation: Operation, values: list[Value]) -> list[Value]:
+    value, *others = values
+    if operation.name == "dynamic_update_slice" and not any(v.is_data for v in values):
+        place = _tracks.resize(others[0], value.shape)
+        return [combined(operation, [value, place], value.shape)]
+    if value.is_weight and not any(other.is_data or other.tracks for other in others):
+        return [value]
+    operation.combine(*(v for v in values if v.tracks))
+    return [plain_of(values, operation.shapes[0])]
+
+
+# Sums.
+
+
+@MOVES.named(
+    "reduce_sum",
+    "reduce_max",
+    "reduce_min",
+    "reduce_prod",
+    "reduce_and",
+    "reduce_or",
+    "reduce_xor",
+    "argmax",
+    "argmin",
+)
+def _reduce(operation: Operation, values: list[Value]) -> list[Value]:
+    value, shape = values[0], operation.shapes[0]
+    axes = operation.params["axes"]
+    if value.is_data and value.tracks:
+        operation.combine(value)
+        value = value._replace(tracks=())
+    if value.is_scaled and any(axis in value.owned() for axis in axes):
+        operation.combine(value)  # A product with data by hand, and its sum.
+        return operation.data()
+    return [_tracks.reduce(value, axes, shape)]
+
+
+@MOVES.named("sort", "fft")
+def _along_axis(operation: Operation, values: list[Value]) -> list[Value]:
+    if any(value.is_data and value.tracks for value in values):
+        operation.combine(*values)
+        return operation.data()
+    if len(values) > 1 and any(value.tracks for value in values):
+        return operation.unknown(values)
+    results = [
+        _tracks.resize(value, shape)._replace(counts=None)
+        for value, shape in zip(values, operation.shapes, strict=True)
+    ]
+    if operation.name == "sort":
+        return results
+    lengths = len(operation.params["fft_lengths"])
+    return [_transformed(value, lengths) for value in results]
+
+
+def _transformed(value: Value, axes: int) -> Value:
+    """A Fourier transform over the last axes, or the inverse of one."""
+
+    def note(track: Track) -> Track:
+        last = range(len(value.shape) - axes, len(value.shape))
+        along = frozenset(a for position in last for a in track.axes_at(position))
+        return track._replace(transformed=track.transformed ^ along)
+
+    return map_tracks(value, note)
+
+
+@MOVES.named("all_gather")
+def _all_gather(operation: Operation, values: list[Value]) -> list[Value]:
+    if not operation.params["tiled"] and any(value.tracks for value in values):
+        return operation.unknown(values, " along a new axis")
+    if not operation.params["tiled"]:
+        return [plain_of(values, shape) for shape in operation.shapes]
+    return list(map(_tracks.resize, values, operation.shapes))

@@ -1,0 +1,289 @@
+"""Products and convolutions: the uses that tell what an axis is for."""
+
+from collections.abc import Callable, Sequence
+
+from optax_adamp.layouts import _tracks
+from optax_adamp.layouts._program import Operation, Operations
+from optax_adamp.layouts._tracks import (
+    LINKED_LEFT,
+    LINKED_RIGHT,
+    PICKED,
+    Dimension,
+    Part,
+    Track,
+    Value,
+    is_linked,
+    map_tracks,
+    plain,
+    plain_of,
+    unowned,
+)
+
+PRODUCTS = Operations()
+
+
+@PRODUCTS.named("dot_general")
+def _dot_general(operation: Operation, values: list[Value]) -> list[Value]:
+    contracting, batch = operation.params["dimension_numbers"]
+    return [_product(operation, values, [list(axes) for axes in contracting], batch)]
+
+
+def _product(
+    operation: Operation,
+    values: list[Value],
+    contracting: Sequence[Sequence[int]],
+    batch: Sequence[Sequence[int]],
+) -> Value:
+    """A contraction of two arrays."""
+    data = operation.data()[0]
+    left, right = values
+    if not (left.tracks or right.tracks):
+        return plain_of(values, data.shape)
+    sides = [*zip(values, contracting, batch, strict=True)]
+    if left.is_weight and right.is_weight:
+        return _product_of_weights(operation, sides)
+    for (value, reduction, shared), other in zip(sides, (right, left), strict=True):
+        if value.is_weight:
+            others_sum = contracting[1 if value is left else 0]
+            if other.is_one_hot and [other.counts] == [*others_sum]:
+                return _row_lookup(operation, sides, value is left)
+            if not (other.is_data or other.is_captured):
+                return _mapped(operation, sides, value is left)
+            if operation.equation and not any(map(is_linked, value.tracks)):
+                return _partly_contracted(operation, sides, value is left)
+            operation.contract(
+                value,
+                reduction,
+                shared,
+                left_is_input=not _is_input_contracted(value, reduction),
+            )
+        elif value.tracks and all(t.equation for t in value.tracks):
+            if value.tracks[0].equation == operation.equation and not other.tracks:
+                return _partly_contracted(operation, sides, value is left)
+            operation.combine(value)
+        elif value.tracks:
+            _contract_rows(operation, value, reduction, shared, other)
+    return data
+
+
+_Side = tuple[Value, Sequence[int], Sequence[int]]
+
+
+def _is_input_contracted(value: Value, reduction: Sequence[int]) -> bool:
+    """Whether data meet the left one of multiplied parameters, as in `x @ (a @ b)`.
+
+    Otherwise `a` stands for an input, as a learned query does, and `b` for the kernel
+    that is applied to it.
+    """
+    left = [
+        track
+        for track in value.tracks
+        if any(became == LINKED_LEFT for _, became in track.gone)
+    ]
+    return not left or any(track.axes_at(axis) for track in left for axis in reduction)
+
+
+def _contract_rows(
+    operation: Operation,
+    rows: Value,
+    reduction: Sequence[int],
+    shared: Sequence[int],
+    other: Value,
+) -> None:
+    """Rows that were looked up meet data: vectors, or kernels such as experts'."""
+    for track in rows.tracks:
+        picked = {axis for axis, became in track.gone if became == PICKED}
+        positions = range(len(rows.shape))
+        kept = {*positions} - {*reduction} - {*shared}
+        inside = {a for p in kept for a in track.axes_at(p) if rows.shape[p] > 1}
+        one = rows._replace(tracks=(track,))
+        summed = {a for p in reduction for a in track.axes_at(p)}
+        if other.is_weight or not inside - picked or summed <= picked:
+            operation.combine(one)
+        else:
+            operation.contract(one, reduction, shared)
+
+
+def _free(side: _Side) -> list[int]:
+    """The axes that a product keeps of one operand alone."""
+    value, reduction, shared = side
+    return [a for a in range(len(value.shape)) if a not in {*reduction, *shared}]
+
+
+def _replaced(
+    operation: Operation, sides: Sequence[_Side], weight_is_left: bool
+) -> Callable[[Track], Track]:
+    """A product in which the axes of the other operand stand for those summed over."""
+    shape = operation.shapes[0]
+    ours, theirs = sides if weight_is_left else sides[::-1]
+    _, summed, shared = ours
+    own = _free(ours)
+    start = len(shared) + (0 if weight_is_left else len(_free(theirs)))
+
+    def move(track: Track) -> Track:
+        axes = tuple(sorted({a for axis in summed for a in track.axes_at(axis)}))
+        dimensions: list[Dimension] = [(Part(axes, size),) for size in shape]
+        for place, axis in enumerate(shared):
+            dimensions[place] = track.dimensions[axis]
+        for place, axis in enumerate(own):
+            dimensions[start + place] = track.dimensions[axis]
+        return track._replace(dimensions=tuple(dimensions))
+
+    return move
+
+
+def _row_lookup(
+    operation: Operation, sides: Sequence[_Side], table_is_left: bool
+) -> Value:
+    """A product of one-hot data with a table is a lookup of rows."""
+    table, summed, _ = sides[0 if table_is_left else 1]
+    move = _replaced(operation, sides, table_is_left)
+
+    def pick(track: Track) -> Track:
+        rows = {a for axis in summed for a in track.axes_at(axis)}
+        return move(track)._replace(looked_up=operation.where).became(rows, PICKED)
+
+    tracks = tuple(map(pick, table.tracks))
+    return plain(operation.shapes[0], is_data=True)._replace(tracks=tracks)
+
+
+def _mapped(
+    operation: Operation, sides: Sequence[_Side], weight_is_left: bool
+) -> Value:
+    """A linear map that the program makes itself, such as an interpolation."""
+    ours, theirs = sides if weight_is_left else sides[::-1]
+    weight, summed, shared = ours
+    shape = operation.shapes[0]
+    if not _free(theirs):
+        kept = [axis for axis in range(len(weight.shape)) if axis not in summed]
+        sizes = tuple(weight.shape[axis] for axis in kept)
+        order = [kept.index(axis) for axis in (*shared, *_free(ours))]
+        return _tracks.rearrange(_tracks.reduce(weight, summed, sizes), order, shape)
+    moved = map_tracks(weight, _replaced(operation, sides, weight_is_left))
+    return moved._replace(shape=shape, varies=(False,) * len(shape), counts=None)
+
+
+def _partly_contracted(
+    operation: Operation, sides: Sequence[_Side], weight_is_left: bool
+) -> Value:
+    """One of several products in an einsum, of which the next may sum over more."""
+    weight, summed, shared = sides[0 if weight_is_left else 1]
+    move = _replaced(operation, sides, weight_is_left)
+
+    def contract(track: Track) -> Track:
+        # What the other operand brings along is none of its axes.
+        emptied = track._replace(
+            dimensions=tuple(
+                unowned(weight.shape[axis]) if axis in {*summed, *shared} else dimension
+                for axis, dimension in enumerate(track.dimensions)
+            )
+        )
+        reduced = {a for axis in summed for a in track.axes_at(axis)}
+        batch = {a for axis in shared for a in track.axes_at(axis)}
+        moved = move(emptied)._replace(equation=operation.equation)
+        return moved.became(reduced, _tracks.REDUCTION).became(batch, _tracks.BATCH)
+
+    tracks = tuple(map(contract, weight.tracks))
+    return plain(operation.shapes[0], is_data=True)._replace(tracks=tracks)
+
+
+def _product_of_weights(operation: Operation, sides: Sequence[_Side]) -> Value:
+    """A product of parameters: of low rank, or of an input that is learned."""
+    (left, left_sum, left_batch), (right, right_sum, right_batch) = sides
+    if any(is_linked(track) for value in (left, right) for track in value.tracks):
+        return operation.unknown([left, right], " with several parameters")[0]
+    for index, (value, reduction, shared) in enumerate(sides):
+        if _is_tiled(value, reduction, shared):
+            # As many copies as there are examples.
+            other, other_sum, other_shared = sides[1 - index]
+            operation.combine(value)
+            operation.contract(other, other_sum, other_shared)
+            return operation.data()[0]
+    shape = operation.shapes[0]
+    both = {t.parameter for t in left.tracks} & {t.parameter for t in right.tracks}
+    left_free = [a for a in range(len(left.shape)) if a not in {*left_sum, *left_batch}]
+    right_free = [
+        a for a in range(len(right.shape)) if a not in {*right_sum, *right_batch}
+    ]
+
+    def move(
+        value: Value,
+        reduction: Sequence[int],
+        order: Sequence[int | None],
+        role: str,
+    ) -> Value:
+        def one(track: Track) -> Track:
+            axes = {a for axis in reduction for a in track.axes_at(axis)}
+            dimensions = tuple(
+                unowned(size) if axis is None else track.dimensions[axis]
+                for axis, size in zip(order, shape, strict=True)
+            )
+            moved = track._replace(dimensions=dimensions).became(axes, role)
+            # A parameter times itself, as in an orthogonalization.
+            return moved._replace(summed=track.summed or track.parameter in both)
+
+        return map_tracks(value, one)
+
+    nothing: list[int | None] = [None]
+    moved_left = move(
+        left,
+        left_sum,
+        [*left_batch, *left_free, *nothing * len(right_free)],
+        LINKED_LEFT,
+    )
+    moved_right = move(
+        right,
+        right_sum,
+        [*right_batch, *nothing * len(left_free), *right_free],
+        LINKED_RIGHT,
+    )
+    tracks = _tracks.merge([moved_left, moved_right])
+    scaled = left.is_scaled or right.is_scaled
+    return Value(shape, (False,) * len(shape), False, tracks, scaled)
+
+
+def _is_tiled(value: Value, reduction: Sequence[int], shared: Sequence[int]) -> bool:
+    """Whether it was broadcast along an axis that the product keeps."""
+    owned = value.owned()
+    return any(
+        size > 1 and axis not in owned and axis not in {*reduction, *shared}
+        for axis, size in enumerate(value.shape)
+    )
+
+
+@PRODUCTS.named("ragged_dot", "ragged_dot_general")
+def _ragged_dot(operation: Operation, values: list[Value]) -> list[Value]:
+    left, right, *sizes = values
+    numbers = operation.params.get("ragged_dot_dimension_numbers")
+    operation.combine(left, *sizes)
+    if numbers is None:
+        reduction, shared = [1], [0]
+    else:
+        (_, reduction), (_, shared) = numbers.dot_dimension_numbers
+        shared = [*shared, *numbers.rhs_group_dimensions]
+    if right.is_data:
+        operation.combine(right)
+    else:
+        operation.contract(right, reduction, shared)
+    return operation.data()
+
+
+@PRODUCTS.named("conv_general_dilated")
+def _convolution(operation: Operation, values: list[Value]) -> list[Value]:
+    left, right = values
+    _, kernel, _ = operation.params["dimension_numbers"]
+    if not (left.tracks or right.tracks):
+        return [plain_of(values, operation.shapes[0])]
+    if left.is_weight and not right.tracks:
+        return operation.unknown(values, ", whose kernel depends on data")
+    operation.combine(left)
+    if operation.params["batch_group_count"] > 1:
+        return operation.unknown([right], " with groups of examples")
+    if right.is_data:
+        operation.combine(right)
+    else:
+        output, inputs, *window = kernel
+        if operation.is_derivative:
+            output, inputs = inputs, output
+        operation.contract(right, [inputs, *window])
+    return operation.data()
