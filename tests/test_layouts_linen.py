@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from layout_layers import draw, fit, last, numbers, second_to_last, standardize
 from layout_steps import assert_steps_are_those_of_pytorch, train
-from optax_adamp.layouts import from_linen
+from optax_adamp.layouts import from_function, from_linen
 from trees import Spec
 
 BATCH = 16
@@ -348,6 +348,9 @@ def test_row(name):
             {"params": params, **variables}, *inputs, **kwargs, mutable=["batch_stats"]
         )
         return loss(outputs)
+
+    # Nothing is stacked here, so that the program says it all.
+    assert flat(from_function(loss_of_params, params)) == flat(layout)
 
     assert_steps_are_those_of_pytorch(
         train(loss_of_params, params, layout),

@@ -40,7 +40,7 @@ def test_wheel_contains_the_package_and_nothing_else(tmp_path):
 
 
 # Modules that are about Flax, and imported only for its models.
-ABOUT_FLAX = ("_linen.py", "_linen_layers.py", "_nnx.py")
+ABOUT_FLAX = ("_linen.py", "_linen_stacks.py", "_nnx.py")
 
 
 def library_files():

@@ -54,9 +54,6 @@ def from_linen(
         operation that is not known, and no override covers it; and if an override does
         not fit or matches nothing. What `module.init` raises is passed on.
 
-    .. seealso::
-      :func:`from_function`, :func:`from_nnx`, :func:`describe`
-
     Examples:
       >>> import jax.numpy as jnp
       >>> import optax_adamp
@@ -76,10 +73,13 @@ def from_linen(
       >>> layout["Conv_0"]["kernel"][:2]
       ((0, 1, 2), 3)
       >>> layout["layers"]["Dense_0"]["kernel"][:2]  # Axis 0 stacks the layers.
-      ((1,), (2,))
+      (1, 2)
       >>> print(layout["layers"]["LayerNorm_0"]["scale"])
       None
       >>> tx = optax_adamp.adamp(1e-3, dimension_numbers=layout)
+
+    .. seealso::
+      :func:`from_function`, :func:`from_nnx`, :func:`describe`
     """
     _check_module(module)
     # These choose what is returned, but all variables are needed.

@@ -86,12 +86,17 @@ def observe(init: Init) -> tuple[dict[Names, Made], Any]:
                 # What was not seen further inside is this module's own, unless a
                 # transform made it of a parameter of a module inside.
                 path = (*module.path, *names)
-                depths = range(len(module.path) + 1, len(path))
-                if ran.isdisjoint(path[:depth] for depth in depths):
+                if not _is_inside(path, module, ran):
                     made.setdefault(path, Made(jnp.shape(value), _owner(module)))
         return result
 
     return made, nn.meta.unbox(init.run(interceptor))
+
+
+def _is_inside(path: Names, module: nn.Module, ran: set[Names]) -> bool:
+    """Whether a parameter is that of a module inside of this one, which ran before."""
+    depths = range(len(module.path) + 1, len(path))
+    return any(path[:depth] in ran for depth in depths)
 
 
 def _owner(module: nn.Module) -> str:
@@ -174,6 +179,11 @@ def _follow(init: Init, shapes: dict[Names, Shape]) -> dict[Names, _Places | str
 def _run_with_witnesses(
     init: Init, shapes: dict[Names, Shape]
 ) -> dict[Names, _Places | str]:
+    ran: set[Names] = set()
+
+    def is_box(node: Any) -> bool:
+        return isinstance(node, nn.meta.AxisMetadata)
+
     def interceptor(
         next_fun: Callable[..., Any],
         args: tuple[Any, ...],
@@ -184,38 +194,27 @@ def _run_with_witnesses(
         module = context.module
         if module.scope is None or not module.is_initializing():
             return result
+        ran.add(module.path)
+
+        def witness(names: Names, leaf: Any) -> Any:
+            path = (*module.path, *names)
+            shape = shapes.get(path)
+            seen = isinstance(leaf, _Witnessed) or _is_inside(path, module, ran)
+            if shape is None or seen:
+                return leaf
+            sizes = _witness_sizes(jnp.ndim(nn.meta.unbox(leaf)), shape)
+            return _Witnessed(leaf, jnp.zeros(sizes))
+
         for name, value in module.variables.get("params", {}).items():
-            witnessed = _with_witnesses((*module.path, name), value, shapes)
-            if witnessed is not value:
-                module.put_variable("params", name, witnessed)
+            leaves = named_leaves({name: value}, is_leaf=is_box)
+            after = [witness(names, leaf) for names, leaf in leaves]
+            if any(new is not old for new, (_, old) in zip(after, leaves, strict=True)):
+                treedef: Any = jax.tree.structure(value, is_leaf=is_box)
+                module.put_variable("params", name, jax.tree.unflatten(treedef, after))
         return result
 
-    def is_witnessed(node: Any) -> bool:
-        return isinstance(node, _Witnessed)
-
-    boxes = dict(named_leaves(init.run(interceptor)["params"], is_leaf=is_witnessed))
+    boxes = dict(named_leaves(init.run(interceptor)["params"], is_leaf=is_box))
     return {path: _places(boxes.get(path), shape) for path, shape in shapes.items()}
-
-
-def _with_witnesses(path: Names, value: Any, shapes: dict[Names, Shape]) -> Any:
-    """An array, or a tree of arrays, with a witness beside each that is asked for."""
-
-    def is_box(node: Any) -> bool:
-        return isinstance(node, nn.meta.AxisMetadata)
-
-    def witness(names: Names, leaf: Any) -> Any:
-        shape = shapes.get((*path, *names))
-        if shape is None or isinstance(leaf, _Witnessed):
-            return leaf
-        axes = jnp.ndim(nn.meta.unbox(leaf))
-        return _Witnessed(leaf, jnp.zeros(_witness_sizes(axes, shape)))
-
-    before = named_leaves(value, is_leaf=is_box)
-    after = [witness(names, leaf) for names, leaf in before]
-    if all(new is old for new, (_, old) in zip(after, before, strict=True)):
-        return value
-    treedef: Any = jax.tree.structure(value, is_leaf=is_box)
-    return jax.tree.unflatten(treedef, after)
 
 
 def _witness_sizes(axes: int, shape: Shape) -> Shape:
