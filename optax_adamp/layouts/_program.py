@@ -46,7 +46,7 @@ class Program:
     def __init__(self, parameters: int, operations: "Operations"):
         self.operations = operations
         self.uses: list[list[Use]] = [[] for _ in range(parameters)]
-        self._silent = False  # While it is not yet known what a loop carries.
+        self.is_trial = False  # While it is not yet known what a loop carries.
 
     def walk(
         self,
@@ -88,19 +88,19 @@ class Program:
 
     def record(self, parameter: int, use: Use | None) -> None:
         """Adds a use, unless the walk is a trial."""
-        if use is not None and not self._silent:
+        if use is not None and not self.is_trial:
             self.uses[parameter].append(use)
 
     def settle(
         self, carry: list[Value], turn: Callable[[list[Value]], list[Value]]
     ) -> tuple[list[Value], list[Value]]:
         """What a loop carries at every turn, and what it has after the first."""
-        was_silent, self._silent = self._silent, True
+        wasis_trial, self.is_trial = self.is_trial, True
         first = after = turn(carry)
         while (both := list(map(_either, carry, after))) != carry:
             carry = both
             after = turn(carry)
-        self._silent = was_silent
+        self.is_trial = wasis_trial
         return carry, first
 
 
@@ -118,8 +118,8 @@ class Operation:
         self.step = equation
         self.name: str = equation.primitive.name
         self.params: dict[str, Any] = equation.params
-        self._caller = caller
-        self._has_gradient = has_gradient
+        self.caller = caller
+        self.has_gradient = has_gradient
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -131,24 +131,24 @@ class Operation:
         """As that of its uses."""
         if self.is_derivative:
             return 2
-        outer = self._caller.distance if self._caller else 0
-        return max(outer, 0 if self._has_gradient else 1)
+        outer = self.caller.distance if self.caller else 0
+        return max(outer, 0 if self.has_gradient else 1)
 
     @property
     def is_derivative(self) -> bool:
         """Whether it goes back from results to arguments, inside the program."""
-        return "transpose(" in self._modules()
+        return "transpose(" in self.modules()
 
     @property
     def where(self) -> str:
         """Modules, file and line."""
-        modules = self._modules()
+        modules = self.modules()
         while (bare := re.sub(r"\w+\(([^()]*)\)", r"\1", modules)) != modules:
             modules = bare
         # Of einsum JAX notes the equation there.
         names = [name for name in modules.split("/") if name and "->" not in name]
         modules = "/".join(names)
-        return " ".join(filter(None, [modules, self._place()])) or "at unknown place"
+        return " ".join(filter(None, [modules, self.place()])) or "at unknown place"
 
     @property
     def equation(self) -> str:
@@ -156,20 +156,22 @@ class Operation:
         *_, last = ("", *str(self.step.source_info.name_stack).split("/"))
         return last if last.count(",") > 1 and "->" in last else ""
 
-    def _modules(self) -> str:
-        outer = self._caller._modules() if self._caller else ""
+    def modules(self) -> str:
+        """The names of the modules around it, with those of transformations."""
+        outer = self.caller._modules() if self.caller else ""
         own = str(self.step.source_info.name_stack)
         return "/".join(filter(None, [outer, own]))
 
-    def _place(self) -> str:
+    def place(self) -> str:
+        """The file and line."""
         # A function of JAX is traced once for all who call it.
-        if self._caller and self._caller.is_of_jax:
-            return self._caller._place()
+        if self.caller and self.caller.is_of_jax:
+            return self.caller.place()
         summary: str = source_info_util.summarize(self.step.source_info)
         match = re.match(r"(?:.*[/\\])?(.+?:\d+)", summary)
         if match:
             return f"({match[1]})"
-        return self._caller._place() if self._caller else ""
+        return self.caller.place() if self.caller else ""
 
     @property
     def is_of_jax(self) -> bool:
@@ -215,7 +217,7 @@ class Operation:
             for track in value.tracks:
                 if not track.summed:
                     problem = f"it goes into the operation {self.name!r}{more}"
-                    self._record(
+                    self.note(
                         track,
                         Use(_uses.UNKNOWN, frozenset(), self.where, problem),
                     )
@@ -233,7 +235,7 @@ class Operation:
         for track in value.tracks:
             is_input = left_is_input and track.became_any(_tracks.LINKED_LEFT)
             if is_input or _is_gain(track, value, {*reduction, *batch}):
-                self._record(track, _uses.activation(track, self.where))
+                self.note(track, _uses.activation(track, self.where))
             elif track.axes() or not track.summed:
                 use = _uses.contracted(
                     track,
@@ -243,21 +245,22 @@ class Operation:
                     left_is_input=left_is_input,
                 )
                 is_transposed = self.is_derivative and self.name == "dot_general"
-                self._record(track, _uses.transposed(use) if is_transposed else use)
+                self.note(track, _uses.transposed(use) if is_transposed else use)
 
     def activate(self, *values: Value) -> None:
         """Notes that products of parameters are activations."""
         for value in values:
             for track in value.tracks:
-                self._record(track, _uses.activation(track, self.where))
+                self.note(track, _uses.activation(track, self.where))
 
     def combine(self, *values: Value) -> None:
         """Notes that values of parameters meet data entry by entry."""
         for value in values:
             for track in value.tracks:
-                self._record(track, _uses.elementwise(track, self.where))
+                self.note(track, _uses.elementwise(track, self.where))
 
-    def _record(self, track: Track, use: Use | None) -> None:
+    def note(self, track: Track, use: Use | None) -> None:
+        """Adds a use of a parameter, if there is any."""
         if use is not None:
             distance = max(self.distance, 0 if track.has_gradient else 1)
             self.program.record(track.parameter, use._replace(distance=distance))
