@@ -272,9 +272,7 @@ class ScannedInItself(nnx.Module):
 def test_vmapped_constructor():
     model = nnx.eval_shape(lambda: ScannedInItself(nnx.Rngs(0)))
 
-    with pytest.raises(
-        ValueError, match=r"own: an array of shape \(5, 2\) of .*Scanned"
-    ):
+    with pytest.raises(ValueError, match=r"own: .*\(5, 2\) of .*Scanned"):
         from_nnx(model)
     layout = from_nnx(model, overrides={"own": None})
 

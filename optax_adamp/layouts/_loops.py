@@ -4,7 +4,7 @@ from typing import Any
 
 from optax_adamp.layouts import _tracks
 from optax_adamp.layouts._elementwise import combined
-from optax_adamp.layouts._program import Operation, Operations
+from optax_adamp.layouts._program import Operation, Operations, shape_of
 from optax_adamp.layouts._tracks import (
     Value,
 )
@@ -14,8 +14,18 @@ LOOPS = Operations()
 
 @LOOPS.named("scan")
 def _scan(operation: Operation, values: list[Value]) -> list[Value]:
-    params = operation.params
-    body, consts, carried = params["jaxpr"], params["num_consts"], params["num_carry"]
+    body = operation.params["jaxpr"]
+    # Constants come first, then the carry, then what a turn has one entry of. How JAX
+    # counts them has changed; that the last lack an axis in the body has not.
+    inside = [len(shape_of(var)) for var in body.jaxpr.invars]
+    runs_over = sum(
+        len(value.shape) > axes for value, axes in zip(values, inside, strict=True)
+    )
+    inside = [len(shape_of(var)) for var in body.jaxpr.outvars]
+    carried = sum(
+        len(shape) == axes for shape, axes in zip(operation.shapes, inside, strict=True)
+    )
+    consts = len(values) - runs_over - carried
     fixed, first = values[:consts], values[consts : consts + carried]
     for value in values[consts + carried :]:
         if value.is_data and value.tracks:
@@ -37,7 +47,7 @@ def _scan(operation: Operation, values: list[Value]) -> list[Value]:
             results[carried:], operation.shapes[carried:], strict=True
         )
     ]
-    along = (params["length"] > 1,)
+    along = (operation.params["length"] > 1,)
     return carry + [
         value._replace(varies=along + value.varies[1:]) for value in outputs
     ]

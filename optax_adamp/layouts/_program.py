@@ -158,7 +158,7 @@ class Operation:
 
     def modules(self) -> str:
         """The names of the modules around it, with those of transformations."""
-        outer = self.caller._modules() if self.caller else ""
+        outer = self.caller.modules() if self.caller else ""
         own = str(self.step.source_info.name_stack)
         return "/".join(filter(None, [outer, own]))
 
