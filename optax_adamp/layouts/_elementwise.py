@@ -84,7 +84,7 @@ def combined(
     operation: Operation, values: Sequence[Value], shape: tuple[int, ...]
 ) -> Value:
     """The result of an operation of one shape, entry by entry."""
-    values = [_aligned(value, shape) for value in values]
+    values = _without_rows(operation, [_aligned(value, shape) for value in values])
     along = {
         axis
         for axis, size in enumerate(shape)
@@ -94,18 +94,16 @@ def combined(
     is_captured = any(value.is_captured for value in values)
     varies = tuple(axis in along for axis in range(len(shape)))
     tracked = [value for value in values if value.tracks]
+    if len(values) == 1:
+        return values[0]
     if not tracked:
-        if len(values) == 1:
-            return values[0]
         return Value(shape, varies, is_data, is_captured=is_captured)
-    if is_data and any(value.is_data for value in tracked):
-        return _rows_combined(operation, values, shape)
     owned = set[int]().union(*(value.owned() for value in tracked))
     if operation.name in ("add", "add_any", "sub") and _is_biased(tracked):
         # So it is no kernel, but what comes of an input that is learned.
         operation.activate(*tracked)
         return plain(shape, is_data=True)
-    if (along < owned if is_data else along <= owned) or len(values) == 1:
+    if along < owned if is_data else along <= owned:
         # A mask, or a factor for each channel: still a weight.
         scaled = is_data or any(value.is_scaled for value in tracked)
         tracks = _tracks.merge(tracked)
@@ -124,16 +122,18 @@ def _is_biased(values: Sequence[Value]) -> bool:
     )
 
 
-def _rows_combined(
-    operation: Operation, values: Sequence[Value], shape: tuple[int, ...]
-) -> Value:
-    """The same for rows that were looked up, which stay rows if only scaled."""
+def _without_rows(operation: Operation, values: list[Value]) -> list[Value]:
+    """The values, after those have been used that are data and parameters at once.
+
+    These are rows that were looked up, and what an einsum has made of a kernel so far.
+    If they are only scaled, they stay what they are, and are all that is left.
+    """
     rows = [value for value in values if value.tracks and value.is_data]
     others = [value for value in values if value not in rows]
     if len(rows) == 1 and not any(any(o.varies) or o.tracks for o in others):
-        return rows[0]
-    operation.combine(*(value for value in values if value.tracks))
-    return plain(shape, is_data=True)
+        return rows
+    operation.combine(*rows)
+    return [v._replace(tracks=()) if v in rows else v for v in values]
 
 
 def _aligned(value: Value, shape: tuple[int, ...]) -> Value:

@@ -16,7 +16,7 @@ from optax_adamp.layouts._tracks import (
 LOOKUPS = Operations()
 
 
-@LOOKUPS.named("dynamic_slice")
+@LOOKUPS.named("dynamic_slice", params="slice_sizes")
 def _dynamic_slice(operation: Operation, values: list[Value]) -> list[Value]:
     value, *starts = values
     shape = operation.shapes[0]
@@ -52,7 +52,13 @@ def _cut_data(operation: Operation, values: list[Value]) -> list[Value]:
     return [plain_of(values, operation.shapes[0])]
 
 
-@LOOKUPS.named("gather")
+@LOOKUPS.named(
+    "gather",
+    params=(
+        "dimension_numbers fill_value indices_are_sorted mode slice_sizes "
+        "unique_indices"
+    ),
+)
 def _gather(operation: Operation, values: list[Value]) -> list[Value]:
     value, indices = values
     shape = operation.shapes[0]

@@ -19,13 +19,13 @@ MOVES = Operations()
 # Moving axes.
 
 
-@MOVES.named("transpose")
+@MOVES.named("transpose", params="permutation")
 def _transpose(operation: Operation, values: list[Value]) -> list[Value]:
     order = operation.params["permutation"]
     return [_tracks.rearrange(values[0], order, operation.shapes[0])]
 
 
-@MOVES.named("broadcast_in_dim")
+@MOVES.named("broadcast_in_dim", params="broadcast_dimensions shape sharding")
 def _broadcast(operation: Operation, values: list[Value]) -> list[Value]:
     shape = operation.shapes[0]
     places = list(operation.params["broadcast_dimensions"])
@@ -35,7 +35,7 @@ def _broadcast(operation: Operation, values: list[Value]) -> list[Value]:
     return [_tracks.rearrange(values[0], sources, shape)]
 
 
-@MOVES.named("tile")
+@MOVES.named("tile", params="reps")
 def _tile(operation: Operation, values: list[Value]) -> list[Value]:
     value, shape = values[0], operation.shapes[0]
 
@@ -51,14 +51,14 @@ def _tile(operation: Operation, values: list[Value]) -> list[Value]:
     return [map_tracks(value, repeat)._replace(shape=shape, counts=None)]
 
 
-@MOVES.named("squeeze")
+@MOVES.named("squeeze", params="dimensions")
 def _squeeze(operation: Operation, values: list[Value]) -> list[Value]:
     dropped = operation.params["dimensions"]
     kept = [axis for axis in range(len(values[0].shape)) if axis not in dropped]
     return [_tracks.rearrange(values[0], kept, operation.shapes[0])]
 
 
-@MOVES.named("reshape")
+@MOVES.named("reshape", params="dimensions new_sizes sharding")
 def _reshape(operation: Operation, values: list[Value]) -> list[Value]:
     if operation.params["dimensions"] is not None:
         return operation.unknown(values, " with dimensions")
@@ -75,13 +75,13 @@ def _iota(operation: Operation, values: list[Value]) -> list[Value]:
 # Cutting and joining.
 
 
-@MOVES.named("slice")
+@MOVES.named("slice", params="limit_indices start_indices strides")
 def _slice(operation: Operation, values: list[Value]) -> list[Value]:
     starts = operation.params["start_indices"]
     return [cut(values[0], operation.shapes[0], starts)]
 
 
-@MOVES.named("split")
+@MOVES.named("split", params="axis sizes")
 def _split(operation: Operation, values: list[Value]) -> list[Value]:
     axis = operation.params["axis"]
     starts = [0] * len(values[0].shape)
@@ -103,7 +103,7 @@ def cut(value: Value, shape: tuple[int, ...], starts: Sequence[object]) -> Value
     return part._replace(counts=None)
 
 
-@MOVES.named("pad")
+@MOVES.named("pad", params="padding_config")
 def _pad(operation: Operation, values: list[Value]) -> list[Value]:
     value, padding = values
     shape = operation.shapes[0]
@@ -116,13 +116,13 @@ def _pad(operation: Operation, values: list[Value]) -> list[Value]:
     return [_tracks.resize(value, shape)._replace(counts=None)]
 
 
-@MOVES.named("concatenate")
+@MOVES.named("concatenate", params="dimension")
 def _concatenate(operation: Operation, values: list[Value]) -> list[Value]:
     shape, axis = operation.shapes[0], operation.params["dimension"]
     return [_joined(operation, [_placed(value, axis) for value in values], shape, axis)]
 
 
-@MOVES.named("stack")
+@MOVES.named("stack", params="axis")
 def _stack(operation: Operation, values: list[Value]) -> list[Value]:
     shape = operation.shapes[0]
     axis = operation.params["axis"] % len(shape)

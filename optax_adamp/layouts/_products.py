@@ -22,7 +22,10 @@ from optax_adamp.layouts._tracks import (
 PRODUCTS = Operations()
 
 
-@PRODUCTS.named("dot_general")
+@PRODUCTS.named(
+    "dot_general",
+    params="dimension_numbers out_sharding precision preferred_element_type",
+)
 def _dot_general(operation: Operation, values: list[Value]) -> list[Value]:
     contracting, batch = operation.params["dimension_numbers"]
     return [_product(operation, values, [list(axes) for axes in contracting], batch)]
@@ -251,7 +254,14 @@ def _is_tiled(value: Value, reduction: Sequence[int], shared: Sequence[int]) -> 
     )
 
 
-@PRODUCTS.named("ragged_dot", "ragged_dot_general")
+@PRODUCTS.named(
+    "ragged_dot",
+    "ragged_dot_general",
+    params=(
+        "ragged_dot_dimension_numbers group_offset out_sharding precision "
+        "preferred_element_type"
+    ),
+)
 def _ragged_dot(operation: Operation, values: list[Value]) -> list[Value]:
     left, right, *sizes = values
     numbers = operation.params.get("ragged_dot_dimension_numbers")
@@ -268,7 +278,14 @@ def _ragged_dot(operation: Operation, values: list[Value]) -> list[Value]:
     return operation.data()
 
 
-@PRODUCTS.named("conv_general_dilated")
+@PRODUCTS.named(
+    "conv_general_dilated",
+    params=(
+        "dimension_numbers batch_group_count feature_group_count lhs_dilation "
+        "out_sharding padding precision preferred_element_type rhs_dilation "
+        "window_strides"
+    ),
+)
 def _convolution(operation: Operation, values: list[Value]) -> list[Value]:
     left, right = values
     _, kernel, _ = operation.params["dimension_numbers"]

@@ -320,11 +320,25 @@ Function = Callable[[Operation, list[Value]], list[Value]]
 class Operations(dict[str, Function]):
     """For the names of operations, what they do to the parameters in their operands."""
 
-    def named(self, *names: str) -> Callable[[Function], Function]:
-        """Enters a function under the names of the operations that it is for."""
+    def named(
+        self, *names: str, params: str | None = None
+    ) -> Callable[[Function], Function]:
+        """Enters a function under the names of the operations that it is for.
+
+        Args:
+          *names: Those of primitives in any supported version of JAX.
+          params: The parameters of the primitives that are understood, or make no
+            difference to the axes; by default any make none.
+        """
 
         def enter(function: Function) -> Function:
-            self.update(dict.fromkeys(names, function))
+            def check(operation: Operation, values: list[Value]) -> list[Value]:
+                known = operation.params if params is None else params.split()
+                if new := sorted({*operation.params} - {*known}):
+                    return operation.unknown(values, f" with {', '.join(new)}")
+                return function(operation, values)
+
+            self.update(dict.fromkeys(names, check))
             return function
 
         return enter

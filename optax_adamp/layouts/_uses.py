@@ -152,6 +152,8 @@ def read(
             return f"{use.problem}{_at(use)}"
     vectors = [use for use in uses if _has_vectors(use)]
     clear = [use for use in vectors if not use.problem]
+    # What keeps no axis, such as the estimate of a spectral norm, tells least.
+    clear = [use for use in clear if _has(use, _OUTPUT)] or clear
     if not vectors:
         return _never(uses)
     if not clear:
@@ -172,7 +174,11 @@ def read(
 
 def _has_vectors(use: Use) -> bool:
     """Whether it sums over some axis; else there is one number a channel."""
-    return bool(use.problem) or any(role == _REDUCTION for _, role in use.roles)
+    return bool(use.problem) or _has(use, _REDUCTION)
+
+
+def _has(use: Use, role: str) -> bool:
+    return any(its == role for _, its in use.roles)
 
 
 def _with_batch(use: Use, axes: frozenset[int]) -> Use:
