@@ -1,6 +1,7 @@
 """`from_function`: what it takes, what it says of its answers, and what it refuses."""
 
 import inspect
+import re
 
 import equinox as eqx
 import jax
@@ -13,6 +14,8 @@ from jax import lax
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import adamp, describe
 from optax_adamp.layouts import from_function, output_first
+from optax_adamp.layouts._products import PRODUCTS
+from optax_adamp.layouts._program import Operations
 from programs import floats, indices, read
 
 X = floats(8, 4)
@@ -290,6 +293,33 @@ def test_unknown_operation(fn, params, path, operation, where):
     assert operation in message
     assert line(fn, where) in message
     assert f'"{path}": ProjectionDimensionNumbers(0, 1)' in message
+
+
+def product_of_three(params, x):
+    return x @ (params["w"] @ params["w"].T @ params["w"])
+
+
+def squared(params, x):
+    return x @ lax.fori_loop(0, 2, lambda _, w: w @ w, params["w"])
+
+
+@pytest.mark.parametrize(
+    ("fn", "told"),
+    [
+        (product_of_three, "operation 'dot_general' with several parameters"),
+        (squared, "operation 'while', which changes it|'scan', which changes it"),
+    ],
+)
+def test_products_that_cannot_be_told_from_inputs(fn, told):
+    assert re.search(told, error(fn, SQUARE, X))
+
+
+def test_a_parameter_of_an_operation_that_jax_did_not_have(monkeypatch):
+    """What it does is not known, so nothing is read off."""
+    narrow = Operations().named("dot_general", params="dimension_numbers precision")
+    monkeypatch.setitem(PRODUCTS, "dot_general", narrow(PRODUCTS["dot_general"]))
+    message = error(lambda params, x: x @ params["w"], SQUARE, X)
+    assert "operation 'dot_general' with out_sharding, preferred_element" in message
 
 
 @pytest.mark.parametrize("fn", [solved, forward_and_back])

@@ -150,6 +150,13 @@ def spectrally_normalized(x, state, w):
     return x @ (w / (right @ w @ state.T)[0, 0]), state
 
 
+def spectrally_normalized_at_once(x, u, v, w):
+    """As in Equinox: the iteration is not differentiated, the estimate is."""
+    fixed = lax.stop_gradient(w)
+    u, v = unit(fixed @ v), unit(fixed.T @ u)
+    return x @ (w / jnp.einsum("i,ij,j->", u, w, v))
+
+
 def fake_quantized(x, w):
     step = jnp.max(jnp.abs(w), 0) / 127
     return x @ (w + lax.stop_gradient(jnp.round(w / step) * step - w))
@@ -171,6 +178,33 @@ ARITHMETIC = {
     ),
     "spectral normalization": program(
         spectrally_normalized, X, floats(1, 6), w="r4 o6"
+    ),
+    "spectral normalization by one einsum": program(
+        spectrally_normalized_at_once, X, floats(4), floats(6), w="r4 o6"
+    ),
+    "bilinear": program(
+        lambda x, y, w: jnp.einsum("uvw,bu,bv->bw", w, x, y),
+        X,
+        floats(8, 3),
+        w="r4 r3 o6",
+    ),
+    "bilinear in the other order": program(
+        lambda x, y, w: jnp.einsum("bv,bu,uvw->bw", x, y, w),
+        X,
+        floats(8, 3),
+        w="r3 r4 o6",
+    ),
+    "convolution by spectra": program(
+        lambda x, w: jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(w), n=4),
+        floats(8, 3, 4),
+        w="o3 r4",
+    ),
+    "inputs of a learned query with a bias": program(
+        lambda x, q, w, b: jnp.einsum("qd,bkd->bqk", q @ w + b, x),
+        floats(8, 5, 6),
+        q="-3 -4",
+        w="r4 o6",
+        b="-6",
     ),
     "LoRA after the input": program(
         lambda x, w, a, b: x @ w + x @ a @ b, X, w="r4 o6", a="r4 o2", b="r2 o6"

@@ -339,6 +339,6 @@ class Operations(dict[str, Function]):
                 return function(operation, values)
 
             self.update(dict.fromkeys(names, check))
-            return function
+            return check
 
         return enter
