@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from optax_adamp._layout import reason_of
-from optax_adamp._rules import Reading, Rule, output_last, without_channels
+from optax_adamp._rules import (
+    Reading,
+    Rule,
+    doubt_without_name,
+    output_last,
+    without_channels,
+)
 from optax_adamp._specs import Axes, count_from_front, is_spec
 from optax_adamp._trees import (
     Entry,
@@ -132,7 +138,9 @@ def _read(entry: Entry, names: Names, shape: tuple[int, ...], place: str) -> Rea
         # What covers many parameters tells how those with channels are laid out. What
         # stands at a parameter's own place is meant for it, and must fit.
         return Reading(None, absence)
-    return Reading(value, "spec")
+    if entry.exact:
+        return Reading(value, "spec")
+    return Reading(value, "spec", functools.partial(doubt_without_name, names))
 
 
 def _check_patterns(entries: list[Entry], leaves: list[tuple[Names, Any]]) -> None:

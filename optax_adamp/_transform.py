@@ -82,8 +82,10 @@ def scale_by_projection(
         taken for a spec, such as Optax's `MuonDimensionNumbers`. By default the last
         axis is the output, as in Flax and Haiku, and all others are reduced. Both the
         default and a spec above a parameter in the tree pass over what has fewer than
-        two axes or is named `bias` or `scale`; a spec at a parameter's own place is
-        always used. :func:`describe` shows what comes of it.
+        two axes, or by its own name holds one number a channel: `bias`, `scale`,
+        `offset`, `gamma`, `beta`, `bias_n` or `negative_slope`, also as the last part
+        of a joined key, or above a position or the array in a wrapper. A spec at a
+        parameter's own place is always used. :func:`describe` shows what comes of it.
       partition_specs: For use inside :func:`jax.shard_map`, where a device sees only
         its part of a parameter: how the parts were cut. One
         :class:`jax.sharding.PartitionSpec`, a tree (or prefix tree) of them in which
