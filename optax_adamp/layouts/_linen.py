@@ -71,7 +71,7 @@ def from_linen(
       >>> layout["Conv_0"]["kernel"][:2]
       ((0, 1, 2), 3)
       >>> layout["layers"]["Dense_0"]["kernel"][:2]  # Axis 0 stacks the layers.
-      (1, 2)
+      ((1,), (2,))
       >>> print(layout["layers"]["LayerNorm_0"]["scale"])
       None
       >>> tx = optax_adamp.adamp(1e-3, dimension_numbers=layout)
