@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from optax_adamp._trees import Names, format_path
+from optax_adamp._trees import Names, format_path, is_absent
 
 
 def refuse_model(params: Any, *, function: str) -> None:
@@ -23,6 +24,15 @@ def refuse_model(params: Any, *, function: str) -> None:
                 f"{function} needs the params, but got a model, "
                 f"{type(params).__name__}. Pass {way}."
             )
+
+
+def refuse_empty(params: Any, *, function: str) -> None:
+    """Raises an error for a tree without arrays."""
+    if all(is_absent(leaf) for leaf in jax.tree.leaves(params, is_leaf=is_absent)):
+        raise ValueError(
+            f"{function} needs the params, but got a tree without arrays. A Flax model "
+            "that was never initialized has none."
+        )
 
 
 def check_array(names: Names, leaf: Any, *, argument: str) -> None:

@@ -11,22 +11,17 @@ from optax_adamp._checks import (
     check_array,
     dtype_of,
     has_gradient,
+    refuse_empty,
     refuse_model,
 )
-from optax_adamp._dimension_numbers import (
-    DimensionNumbers,
-    Resolution,
-    resolve_dimension_numbers,
-)
+from optax_adamp._dimension_numbers import DimensionNumbers
+from optax_adamp._parameters import Parameter, resolve_parameters
+from optax_adamp._partition_specs import OWN
 from optax_adamp._table import Table
-from optax_adamp._trees import Names, format_path, is_absent, named_leaves
+from optax_adamp._trees import format_path, is_absent
 
 _WIDTH = 79
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_NO_PARAMETERS = (
-    "describe needs the params, but got a tree without arrays. A Flax model that was "
-    "never initialized has none."
-)
 _NO_GRADIENT = "No gradient reaches an array of {}: keep it out of the params."
 
 
@@ -157,31 +152,26 @@ def describe(
       :func:`measure`
     """
     refuse_model(params, function="describe")
-    leaves = [
-        (names, None if is_absent(leaf) else leaf)
-        for names, leaf in named_leaves(params, is_leaf=is_absent)
-    ]
-    present = [(names, leaf) for names, leaf in leaves if leaf is not None]
-    if not present:
-        raise ValueError(_NO_PARAMETERS)
-    for names, leaf in present:
-        check_array(names, leaf, argument="params")
-    resolutions = resolve_dimension_numbers(dimension_numbers, params, leaves)
+    refuse_empty(params, function="describe")
+    parameters = resolve_parameters(
+        {"params": params}, dimension_numbers, OWN, check=check_array
+    )
     rows = [
-        _describe_leaf(names, leaf, resolution)
-        for (names, leaf), resolution in zip(leaves, resolutions, strict=True)
-        if leaf is not None
+        _describe_parameter(parameter)
+        for parameter in parameters
+        if not is_absent(parameter.array)
     ]
     return Table(rows, _COLUMNS, [_total(rows), *_warnings(rows)])
 
 
-def _describe_leaf(names: Names, leaf: Any, resolution: Resolution) -> Description:
-    shape = jnp.shape(leaf)
-    warning = resolution.warning
-    if not has_gradient(leaf):
-        warning = _NO_GRADIENT.format(dtype_of(leaf))
+def _describe_parameter(parameter: Parameter) -> Description:
+    array = parameter.array
+    shape = jnp.shape(array)
+    why, warning = parameter.reason()
+    if not has_gradient(array):
+        warning = _NO_GRADIENT.format(dtype_of(array))
     row = Description(
-        path=format_path(names),
+        path=format_path(parameter.names),
         shape=shape,
         reduction_axis=None,
         output_axis=None,
@@ -190,19 +180,19 @@ def _describe_leaf(names: Names, leaf: Any, resolution: Resolution) -> Descripti
         length=None,
         batch=None,
         view=None,
-        why=resolution.why,
+        why=why,
         warning=warning,
     )
-    if resolution.axes is None:
+    if parameter.axes is None:
         return row
-    reduction, output, view, *_ = resolution.axes
+    reduction, output, view, *_ = parameter.axes
     inside = {*reduction, *output}
     batch = tuple(axis for axis in range(len(shape)) if axis not in inside)
 
     def size(axes: tuple[int, ...]) -> int:
         return math.prod(shape[axis] for axis in axes)
 
-    is_complex = jnp.issubdtype(dtype_of(leaf), jnp.complexfloating)
+    is_complex = jnp.issubdtype(dtype_of(array), jnp.complexfloating)
     return row._replace(
         reduction_axis=reduction,
         output_axis=output,

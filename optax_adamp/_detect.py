@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
-from optax_adamp._dimension_numbers import (
-    DimensionNumbers,
-    Resolution,
-    resolve_dimension_numbers,
+from optax_adamp._checks import (
+    check_array,
+    dtype_of,
+    has_gradient,
+    refuse_empty,
+    refuse_model,
 )
+from optax_adamp._dimension_numbers import DimensionNumbers, Reason
 from optax_adamp._evidence import (
     Evidence,
     change_at_threshold,
@@ -28,6 +30,8 @@ from optax_adamp._evidence import (
 )
 from optax_adamp._grouping import merge, stack
 from optax_adamp._layout import Layout
+from optax_adamp._parameters import Parameter, resolve_parameters
+from optax_adamp._partition_specs import OWN
 from optax_adamp._projection import view_sums
 from optax_adamp._specs import Axes, ProjectionDimensionNumbers, View
 from optax_adamp._table import Table
@@ -210,8 +214,9 @@ def detect_scale_invariance(
         raise _too_few(0, num_batches)
     if dimension_numbers is None:
         dimension_numbers = _axes_of_program(loss, params, *first)
-    leaves = _leaves(named, dimension_numbers, params)
-    trained = [leaf for leaf in leaves if leaf.has_gradient]
+    parameters = resolve_parameters({"params": params}, dimension_numbers, OWN)
+    leaves = list(map(_testable, parameters))
+    trained = list(filter(_is_trained, leaves))
     problem = _problem(loss, [leaf.axes for leaf in trained])
     batch: Any = None
     taken: list[Any] = []
@@ -229,16 +234,6 @@ def detect_scale_invariance(
         at = (_perturb(trained, seed, num_batches), batch)
         rows = _verify(problem, at, trained, rows, delta=delta, seed=seed)
     return _layout(leaves, rows)
-
-
-class _Leaf(NamedTuple):
-    """One parameter; without axes it is not tested."""
-
-    names: Names
-    array: Any
-    axes: Axes | None
-    why: str
-    has_gradient: bool
 
 
 class _Problem(NamedTuple):
@@ -267,12 +262,8 @@ def _too_few(number: int, num_batches: int) -> ValueError:
 def _named_arrays(params: Any) -> list[tuple[Names, Any]]:
     """The params by their paths, after it has been checked that they can be tested."""
     refuse_model(params, function="detect_scale_invariance")
+    refuse_empty(params, function="detect_scale_invariance")
     named = named_leaves(params, is_leaf=is_absent)
-    if all(is_absent(node) for _, node in named):
-        raise ValueError(
-            "detect_scale_invariance needs the params, but got a tree without arrays. "
-            "A Flax model that was never initialized has none."
-        )
     for names, count in collections.Counter(names for names, _ in named).items():
         if count > 1 or not names:
             what = f"{count} at {format_path(names)}" if names else "a lone array"
@@ -299,28 +290,22 @@ def _named_arrays(params: Any) -> list[tuple[Names, Any]]:
     return named
 
 
-def _leaves(
-    named: list[tuple[Names, Any]],
-    dimension_numbers: DimensionNumbers | None,
-    params: Any,
-) -> list[_Leaf]:
-    resolutions = resolve_dimension_numbers(dimension_numbers, params, named)
-    return [
-        _leaf(names, node, resolution)
-        for (names, node), resolution in zip(named, resolutions, strict=True)
-    ]
+def _testable(parameter: Parameter) -> Parameter:
+    """The parameter as it is tested, an array; without axes it is not."""
+    if is_absent(parameter.array):
+        return parameter
+    if not _is_trained(parameter):
+        why = f"no gradient reaches arrays of {dtype_of(parameter.array)}"
+        return parameter._replace(axes=None, reason=functools.partial(Reason, why))
+    array = jnp.asarray(parameter.array)
+    if not array.size:
+        reason = functools.partial(Reason, "empty")
+        return parameter._replace(array=array, axes=None, reason=reason)
+    return parameter._replace(array=array)
 
 
-def _leaf(names: Names, node: Any, resolution: Resolution) -> _Leaf:
-    if is_absent(node):
-        return _Leaf(names, node, None, resolution.why, has_gradient=False)
-    if not has_gradient(node):
-        why = f"no gradient reaches arrays of {dtype_of(node)}"
-        return _Leaf(names, node, None, why, has_gradient=False)
-    array = jnp.asarray(node)
-    axes = resolution.axes if array.size else None
-    why = resolution.why if array.size else "empty"
-    return _Leaf(names, array, axes, why, has_gradient=True)
+def _is_trained(parameter: Parameter) -> bool:
+    return not is_absent(parameter.array) and has_gradient(parameter.array)
 
 
 def _axes_of_program(loss: Loss, params: Any, batch: Any) -> Layout:
@@ -382,7 +367,7 @@ def _check_scalar(value: Any) -> jax.Array:
     )
 
 
-def _perturb(trained: list[_Leaf], seed: int, draw: int) -> list[jax.Array]:
+def _perturb(trained: list[Parameter], seed: int, draw: int) -> list[jax.Array]:
     """Weights near the given ones, other ones for each draw; draw 0 is those given."""
     if draw == 0:
         return [leaf.array for leaf in trained]
@@ -434,8 +419,8 @@ def _sums(
     return channel.gw, channel.gg, channel.ww
 
 
-def _untested(leaf: _Leaf) -> Evidence:
-    remark = "" if leaf.has_gradient else leaf.why
+def _untested(leaf: Parameter) -> Evidence:
+    remark = "" if _is_trained(leaf) else leaf.reason().why
     return Evidence(
         format_path(leaf.names), jnp.shape(leaf.array), "not tested", remark=remark
     )
@@ -444,7 +429,7 @@ def _untested(leaf: _Leaf) -> Evidence:
 def _verify(
     problem: _Problem,
     at: tuple[list[jax.Array], Any],
-    trained: list[_Leaf],
+    trained: list[Parameter],
     rows: dict[Names, Evidence],
     *,
     delta: float,
@@ -488,7 +473,7 @@ def _verify(
     return verified
 
 
-def _shape_of_channels(leaf: _Leaf) -> tuple[int, ...]:
+def _shape_of_channels(leaf: Parameter) -> tuple[int, ...]:
     """One number a channel, or one for all of what is not tested."""
     axes = leaf.axes
     along = range(leaf.array.ndim) if axes is None else axes.reduction
@@ -501,7 +486,7 @@ def _shape_of_vectors(array: Any, along: Collection[int]) -> tuple[int, ...]:
     return tuple(1 if axis in along else size for axis, size in enumerate(shape))
 
 
-def _layout(leaves: list[_Leaf], rows: dict[Names, Evidence]) -> DetectedLayout:
+def _layout(leaves: list[Parameter], rows: dict[Names, Evidence]) -> DetectedLayout:
     """The specs with their reasons, and the evidence."""
     layout = DetectedLayout()
     layout.evidence = evidence_table(list(rows.values()))
@@ -510,7 +495,7 @@ def _layout(leaves: list[_Leaf], rows: dict[Names, Evidence]) -> DetectedLayout:
             continue
         row = rows[leaf.names]
         if leaf.axes is None:
-            layout.put(leaf.names, None, leaf.why)
+            layout.put(leaf.names, None, leaf.reason().why)
             continue
         layout.put(leaf.names, _spec(row, leaf.axes), f"detected: {row.summary}")
     return layout

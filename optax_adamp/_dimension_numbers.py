@@ -1,13 +1,20 @@
 """Which axes of each parameter form a channel: the one door for `dimension_numbers`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from optax_adamp._layout import reason_of
-from optax_adamp._rules import Reading, Rule, output_last, without_channels
+from optax_adamp._rules import (
+    Reading,
+    Rule,
+    doubt_without_name,
+    output_last,
+    without_channels,
+)
 from optax_adamp._specs import Axes, count_from_front, is_spec
 from optax_adamp._trees import (
     Entry,
@@ -34,20 +41,26 @@ _PART_OF_MODEL = (
 _DEFAULT = dataclasses.replace(output_last, name="default")
 
 
-class Resolution(NamedTuple):
-    """What `dimension_numbers` says of one parameter, for people."""
+class Reason(NamedTuple):
+    """Where the axes of one parameter come from, for people."""
 
-    axes: Axes | None  # None: not projected.
     why: str
     warning: str = ""
 
 
-def resolve_axes(
+class Resolution(NamedTuple):
+    """What `dimension_numbers` says of one parameter."""
+
+    axes: Axes | None  # None: not projected.
+    reason: Callable[[], Reason]  # No step needs it.
+
+
+def resolve_dimension_numbers(
     dimension_numbers: DimensionNumbers | None,
     params: Any,
     leaves: list[tuple[Names, Any]],
-) -> list[Axes | None]:
-    """The axes of each leaf; None where it is not projected.
+) -> list[Resolution]:
+    """The axes of each leaf, and the reason for them.
 
     Args:
       dimension_numbers: The argument of `scale_by_projection`.
@@ -57,39 +70,6 @@ def resolve_axes(
     Raises:
       ValueError: If a spec does not fit its parameter, or a tree the params.
     """
-    return [axes for _, axes, _ in _resolve(dimension_numbers, params, leaves)[1]]
-
-
-def resolve_dimension_numbers(
-    dimension_numbers: DimensionNumbers | None,
-    params: Any,
-    leaves: list[tuple[Names, Any]],
-) -> list[Resolution]:
-    """The same with the reasons and warnings, which no step needs."""
-    description, resolved = _resolve(dimension_numbers, params, leaves)
-
-    def explain(
-        names: Names, entry: Entry, axes: Axes | None, reading: Reading
-    ) -> Resolution:
-        is_told = entry.exact and not isinstance(entry.value, Rule)
-        reason = reason_of(description, names) if is_told else None
-        warning = reading.warning
-        return Resolution(
-            axes, reason or reading.why, warning() if callable(warning) else warning
-        )
-
-    return [
-        explain(names, *found)
-        for (names, _), found in zip(leaves, resolved, strict=True)
-    ]
-
-
-def _resolve(
-    dimension_numbers: DimensionNumbers | None,
-    params: Any,
-    leaves: list[tuple[Names, Any]],
-) -> tuple[Any, list[tuple[Entry, Axes | None, Reading]]]:
-    """The describing tree, and for each leaf its entry, axes and reading."""
     if dimension_numbers is None:
         dimension_numbers = _DEFAULT
     description = call_if_function(dimension_numbers, params)
@@ -101,10 +81,24 @@ def _resolve(
         way_out=_PART_OF_MODEL,
     )
     _check_patterns(entries, leaves)
-    return description, [
-        (entry, *_resolve_leaf(entry, names, leaf))
+
+    def resolve(names: Names, leaf: Any, entry: Entry) -> Resolution:
+        axes, reading = _resolve_leaf(entry, names, leaf)
+        return Resolution(
+            axes, functools.partial(_explain, description, names, entry, reading)
+        )
+
+    return [
+        resolve(names, leaf, entry)
         for (names, leaf), entry in zip(leaves, entries, strict=True)
     ]
+
+
+def _explain(description: Any, names: Names, entry: Entry, reading: Reading) -> Reason:
+    is_told = entry.exact and not isinstance(entry.value, Rule)
+    reason = reason_of(description, names) if is_told else None
+    warning = reading.warning
+    return Reason(reason or reading.why, warning() if callable(warning) else warning)
 
 
 def _is_entry(node: Any) -> bool:
@@ -144,7 +138,9 @@ def _read(entry: Entry, names: Names, shape: tuple[int, ...], place: str) -> Rea
         # What covers many parameters tells how those with channels are laid out. What
         # stands at a parameter's own place is meant for it, and must fit.
         return Reading(None, absence)
-    return Reading(value, "spec")
+    if entry.exact:
+        return Reading(value, "spec")
+    return Reading(value, "spec", functools.partial(doubt_without_name, names))
 
 
 def _check_patterns(entries: list[Entry], leaves: list[tuple[Names, Any]]) -> None:

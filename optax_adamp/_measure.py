@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
-from optax_adamp._dimension_numbers import (
-    DimensionNumbers,
-    resolve_axes,
-)
-from optax_adamp._partition_specs import PartitionSpecs, add_mesh_axes
+from optax_adamp._dimension_numbers import DimensionNumbers
+from optax_adamp._parameters import resolve_parameters
+from optax_adamp._partition_specs import PartitionSpecs
 from optax_adamp._projection import (
     Sums,
     choose_view,
@@ -24,13 +22,7 @@ from optax_adamp._projection import (
     view_sums,
 )
 from optax_adamp._specs import Axes
-from optax_adamp._trees import (
-    Names,
-    format_path,
-    is_absent,
-    leaves_like,
-    named_leaves,
-)
+from optax_adamp._trees import Names, format_path, is_absent
 
 
 class Measurement(NamedTuple):
@@ -204,69 +196,52 @@ def measure(
       :func:`describe`
     """
     refuse_model(params, function="measure")
-    named_grads = named_leaves(grads, is_leaf=is_absent)
-    _check_weights(named_grads, argument="grads")
-    treedef = jax.tree.structure(grads, is_leaf=is_absent)
-
-    def like_grads(tree: Any, argument: str) -> list[tuple[Names, Any]]:
-        leaves = leaves_like(
-            named_grads, treedef, tree, argument=argument, like="grads"
-        )
-        named = [
-            (names, leaf) for (names, _), leaf in zip(named_grads, leaves, strict=True)
-        ]
-        _check_weights(named, argument=argument)
-        return named
-
-    weights = like_grads(params, "params")
-    moves = None if updates is None else like_grads(updates, "updates")
-    axes = resolve_axes(dimension_numbers, params, weights)
-    # What is never projected has a norm all the same, over all of its axes.
-    summed = [
-        leaf_axes
-        if is_absent(weight) or (leaf_axes and jnp.size(weight))
-        else Axes(tuple(range(jnp.ndim(weight))), (), "auto")
-        for (_, weight), leaf_axes in zip(weights, axes, strict=True)
-    ]
-    summed = add_mesh_axes(partition_specs, params, weights, summed)
+    trees = {"grads": grads, "params": params}
+    if updates is not None:
+        trees["updates"] = updates
+    parameters = resolve_parameters(
+        trees, dimension_numbers, partition_specs, check=_check_weight
+    )
     measured: dict[str, Measurement] = {}
     batch_axes: dict[str, int] = {}
-    for index, (names, grad) in enumerate(named_grads):
-        if is_absent(grad):
+    for parameter in parameters:
+        weight = parameter.array
+        if is_absent(weight):
             continue
-        path = format_path(names)
+        path = format_path(parameter.names)
         if path in measured:
             raise ValueError(
                 f"measure: two parameters have the path {path}, and their measurements "
                 "would have the same names. Rename one."
             )
-        weight, leaf_axes = weights[index][1], summed[index]
-        assert leaf_axes is not None
+        axes = parameter.axes if jnp.size(weight) else None
+        is_projected = axes is not None
+        if axes is None:
+            # What is never projected has a norm all the same, over all of its axes.
+            every_axis = tuple(range(jnp.ndim(weight)))
+            axes = parameter.cut(Axes(every_axis, (), "auto"))
         measured[path] = _measure_leaf(
-            grad,
+            parameter.beside["grads"],
             weight,
-            None if moves is None else moves[index][1],
-            leaf_axes,
-            is_projected=axes[index] is not None and jnp.size(weight) != 0,
+            parameter.beside.get("updates"),
+            axes,
+            is_projected=is_projected,
             delta=delta,
             eps=eps,
         )
-        inside = len(leaf_axes.reduction) + len(leaf_axes.output)
+        inside = len(axes.reduction) + len(axes.output)
         batch_axes[path] = jnp.ndim(weight) - inside
     return Measurements(measured, tuple(batch_axes.items()))
 
 
-def _check_weights(leaves: list[tuple[Names, Any]], *, argument: str) -> None:
-    for names, leaf in leaves:
-        if is_absent(leaf):
-            continue
-        check_array(names, leaf, argument=argument)
-        if not has_gradient(leaf):
-            raise ValueError(
-                f"{argument} has an array of {dtype_of(leaf)} at "
-                f"{format_path(names)}: only real and complex numbers have a gradient. "
-                "Leave it out."
-            )
+def _check_weight(names: Names, leaf: Any, *, argument: str) -> None:
+    check_array(names, leaf, argument=argument)
+    if not has_gradient(leaf):
+        raise ValueError(
+            f"{argument} has an array of {dtype_of(leaf)} at "
+            f"{format_path(names)}: only real and complex numbers have a gradient. "
+            "Leave it out."
+        )
 
 
 class _Along(NamedTuple):

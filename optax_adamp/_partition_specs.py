@@ -5,6 +5,7 @@ sharded. Inside `jax.shard_map` a device sees its part alone, and what the parts
 to must be asked for by the names of the mesh axes that cut the parameter.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,24 +24,24 @@ OWN = "own"
 PartitionSpecs = Any | Callable[[Any], Any]
 
 
-def add_mesh_axes(
+def resolve_partition_specs(
     partition_specs: PartitionSpecs | None,
     params: Any,
     leaves: list[tuple[Names, Any]],
-    axes: list[Axes | None],
-) -> list[Axes | None]:
-    """The axes of each leaf, with the manual mesh axes that cut them.
+) -> list[Callable[[Axes], Axes]]:
+    """For each leaf a function that adds the manual mesh axes that cut some axes of it.
+
+    What is not summed over needs no mesh axes, and its spec is not looked at.
 
     Args:
       partition_specs: The argument of `scale_by_projection`.
       params: What a function is called with.
       leaves: Names and leaves of the params, with None where one is absent.
-      axes: Of each leaf; None where it is not projected, which needs no mesh axes.
 
     Raises:
-      ValueError: If a spec does not fit its parameter, or a tree the params; or if it
-        can be seen that the devices along a mesh axis hold different parts and the
-        spec does not say so, or the other way round.
+      ValueError: If a tree does not fit the params. From a function, if its spec does
+        not fit the parameter, or if it can be seen that the devices along a mesh axis
+        hold different parts and the spec does not say so, or the other way round.
     """
     description = call_if_function(partition_specs, params)
     entries = match_prefix(
@@ -48,25 +49,23 @@ def add_mesh_axes(
     )
     manual = frozenset(jax.sharding.get_abstract_mesh().manual_axes)
 
-    def add(names: Names, weight: Any, spec: Any, leaf_axes: Axes | None) -> Any:
-        if leaf_axes is None:
-            return None
-        place = f"{format_path(names)}, an array of shape {jnp.shape(weight)}"
+    def cut(names: Names, weight: Any, spec: Any, axes: Axes) -> Axes:
         if spec == OWN:
-            return leaf_axes
+            return axes
+        place = f"{format_path(names)}, an array of shape {jnp.shape(weight)}"
         mesh_axes = _mesh_axes(spec, jnp.ndim(weight), manual, place)
         if manual:
             _check_variation(
                 weight, spec, frozenset[str]().union(*mesh_axes), manual, place
             )
-        return leaf_axes._replace(
-            reduction_mesh=sum((mesh_axes[axis] for axis in leaf_axes.reduction), ()),
-            output_mesh=sum((mesh_axes[axis] for axis in leaf_axes.output), ()),
+        return axes._replace(
+            reduction_mesh=sum((mesh_axes[axis] for axis in axes.reduction), ()),
+            output_mesh=sum((mesh_axes[axis] for axis in axes.output), ()),
         )
 
     return [
-        add(names, weight, entry.value, leaf_axes)
-        for (names, weight), entry, leaf_axes in zip(leaves, entries, axes, strict=True)
+        functools.partial(cut, names, weight, entry.value)
+        for (names, weight), entry in zip(leaves, entries, strict=True)
     ]
 
 

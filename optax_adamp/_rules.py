@@ -62,6 +62,19 @@ class Reading(NamedTuple):
     warning: str | Callable[[], str] = ""
 
 
+# A class rather than a closure: equal arguments make equal readings.
+@dataclasses.dataclass(frozen=True)
+class Doubt:
+    """A warning about a parameter that is worked out when it is asked for."""
+
+    look: Callable[[Names, Shape], str]
+    names: Names
+    shape: Shape
+
+    def __call__(self) -> str:
+        return self.look(self.names, self.shape)
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Rule:
     """Tells the axes of parameters from their paths and shapes.
@@ -128,17 +141,7 @@ def _read_output_last(names: Names, shape: Shape) -> Reading:
         return Reading(None, reason)
     axes = tuple(range(len(shape)))
     spec = ProjectionDimensionNumbers(axes[:-1], axes[-1])
-    return Reading(spec, "last axis", _DoubtInOutputLast(names, shape))
-
-
-# A class rather than a closure: equal arguments make equal readings.
-@dataclasses.dataclass(frozen=True)
-class _DoubtInOutputLast:
-    names: Names
-    shape: Shape
-
-    def __call__(self) -> str:
-        return _doubt_in_output_last(self.names, self.shape)
+    return Reading(spec, "last axis", Doubt(_doubt_in_output_last, names, shape))
 
 
 def _doubt_in_output_last(names: Names, shape: Shape) -> str:

@@ -6,21 +6,11 @@ from typing import Any
 import jax
 import optax
 
-from optax_adamp._dimension_numbers import (
-    DimensionNumbers,
-    resolve_axes,
-)
-from optax_adamp._partition_specs import PartitionSpecs, add_mesh_axes
+from optax_adamp._dimension_numbers import DimensionNumbers
+from optax_adamp._parameters import Parameter, resolve_parameters
+from optax_adamp._partition_specs import PartitionSpecs
 from optax_adamp._projection import project
-from optax_adamp._specs import Axes
-from optax_adamp._trees import (
-    Names,
-    call_if_function,
-    is_absent,
-    leaves_like,
-    match_prefix,
-    named_leaves,
-)
+from optax_adamp._trees import call_if_function, is_absent, match_prefix
 
 _NO_PARAMS = (
     "scale_by_projection needs the current params, to project updates on them: call "
@@ -92,8 +82,10 @@ def scale_by_projection(
         taken for a spec, such as Optax's `MuonDimensionNumbers`. By default the last
         axis is the output, as in Flax and Haiku, and all others are reduced. Both the
         default and a spec above a parameter in the tree pass over what has fewer than
-        two axes or is named `bias` or `scale`; a spec at a parameter's own place is
-        always used. :func:`describe` shows what comes of it.
+        two axes, or by its own name holds one number a channel: `bias`, `scale`,
+        `offset`, `gamma`, `beta`, `bias_n` or `negative_slope`, also as the last part
+        of a joined key, or above a position or the array in a wrapper. A spec at a
+        parameter's own place is always used. :func:`describe` shows what comes of it.
       partition_specs: For use inside :func:`jax.shard_map`, where a device sees only
         its part of a parameter: how the parts were cut. One
         :class:`jax.sharding.PartitionSpec`, a tree (or prefix tree) of them in which
@@ -167,48 +159,29 @@ def scale_by_projection(
             raise ValueError(_NO_GRAD)
         decay, state = _decay_of_step(weight_decay, state)
 
-        def update_leaf(
-            update: Any,
-            gradient: Any,
-            weight: Any,
-            leaf_axes: Axes | None,
-            is_decayed: bool,
-        ) -> Any:
+        def update_leaf(parameter: Parameter, is_decayed: bool) -> Any:
+            update = parameter.beside["updates"]
             if is_absent(update):
                 return update
             return project(
                 update,
-                gradient,
-                weight,
-                leaf_axes,
+                parameter.beside["grad"],
+                parameter.array,
+                parameter.axes,
                 delta=delta,
                 wd_ratio=wd_ratio,
                 eps=eps,
                 weight_decay=decay if is_decayed else 0.0,
             )
 
-        named_updates = named_leaves(updates, is_leaf=is_absent)
-        treedef: Any = jax.tree.structure(updates, is_leaf=is_absent)
-        gradients = leaves_like(named_updates, treedef, grad, argument="grad")
-        weights = leaves_like(named_updates, treedef, params, argument="params")
-        named_weights = [
-            (names, weight)
-            for (names, _), weight in zip(named_updates, weights, strict=True)
-        ]
-        axes = add_mesh_axes(
+        parameters = resolve_parameters(
+            {"updates": updates, "grad": grad, "params": params},
+            dimension_numbers,
             partition_specs,
-            params,
-            named_weights,
-            resolve_axes(dimension_numbers, params, named_weights),
         )
-        decayed = _resolve_mask(mask, params, named_weights)
-        new_updates = [
-            update_leaf(update, gradient, weight, leaf_axes, is_decayed)
-            for (_, update), gradient, weight, leaf_axes, is_decayed in zip(
-                named_updates, gradients, weights, axes, decayed, strict=True
-            )
-        ]
-        return jax.tree.unflatten(treedef, new_updates), state
+        decayed = _resolve_mask(mask, params, parameters)
+        treedef: Any = jax.tree.structure(updates, is_leaf=is_absent)
+        return jax.tree.unflatten(treedef, map(update_leaf, parameters, decayed)), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -302,11 +275,10 @@ def _decay_of_step(
     return weight_decay(state.count), state._replace(count=next_count)
 
 
-def _resolve_mask(
-    mask: Any, params: Any, leaves: list[tuple[Names, Any]]
-) -> list[bool]:
-    """Whether the weight decay applies to each leaf."""
+def _resolve_mask(mask: Any, params: Any, parameters: list[Parameter]) -> list[bool]:
+    """Whether the weight decay applies to each parameter."""
     if mask is None:
-        return [True] * len(leaves)
+        return [True] * len(parameters)
+    leaves = [(parameter.names, parameter.array) for parameter in parameters]
     entries = match_prefix(call_if_function(mask, params), leaves, argument="mask")
     return [entry.value for entry in entries]

@@ -257,7 +257,7 @@ def test_stacks_and_norms_of_equinox_are_in_doubt():
     assert rows["layers/final_layer_norm/weight"].why == "fewer than two axes"
 
 
-@pytest.mark.parametrize("rule", [None, output_first, stacked(FIRST, axis=-1)])
+@pytest.mark.parametrize("rule", [None, output_first, FIRST, stacked(FIRST, axis=-1)])
 def test_params_without_names_are_in_doubt(rule):
     """As those of Keras and Penzai, and attention's bias among them."""
     kernel, bias = shape_of(6, 3, 4), shape_of(3, 4, 4)
@@ -272,6 +272,17 @@ def test_params_without_names_are_in_doubt(rule):
         assert any(row.view for row in table)
         assert table.notes[1].startswith("(!) Has a place in a list")
     assert not describe({"kernel": shape_of(6, 3)}).notes[1:]
+
+
+def test_a_spec_for_all_warns_of_params_without_names():
+    params = {"list": [shape_of(6, 3)], "kernel": shape_of(6, 3)}
+
+    warned = {row.path: row.warning for row in describe(params, FIRST)}
+    assert warned["list/0"].startswith("Has a place in a list but no name")
+    assert warned["kernel"] == ""
+    # At its own place it was meant.
+    exact = describe(params, {"list": [FIRST], "kernel": FIRST})
+    assert [row.warning for row in exact] == ["", ""]
 
 
 def test_every_warning_names_what_works_for_any_library():

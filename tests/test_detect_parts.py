@@ -3,22 +3,22 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
 from messages import only
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import _detect, detect_scale_invariance
-from optax_adamp._dimension_numbers import Resolution
+from optax_adamp._dimension_numbers import Reason
 from optax_adamp._evidence import Evidence
+from optax_adamp._parameters import Parameter
 from optax_adamp._specs import Axes
 
 AXES = Axes(reduction=(1,), output=(2,), view="auto")  # (batch, in, out)
 
 
-def leaf(array, axes=AXES, why="why", has_gradient=True, names=("w",)):
-    return _detect._Leaf(names, array, axes, why, has_gradient)
+def leaf(array, axes=AXES, why="why", names=("w",)):
+    return Parameter(names, array, {}, axes, lambda axes: axes, lambda: Reason(why))
 
 
 def problem_of(loss_fn, leaves):
@@ -27,13 +27,12 @@ def problem_of(loss_fn, leaves):
     loss = _detect._loss(
         loss_fn, params, [(given.names, given.array) for given in leaves]
     )
-    return _detect._problem(
-        loss, [given.axes for given in leaves if given.has_gradient]
-    )
+    trained = filter(_detect._is_trained, leaves)
+    return _detect._problem(loss, [given.axes for given in trained])
 
 
 @pytest.mark.parametrize(
-    ("node", "axes", "why", "has_gradient"),
+    ("node", "axes", "why", "is_trained"),
     [
         (np.ones((2, 3), "f4"), AXES, "why", True),
         (np.ones((2, 0), "f4"), None, "empty", True),
@@ -41,21 +40,25 @@ def problem_of(loss_fn, leaves):
         (1.5, AXES, "why", True),
         (np.ones((2, 3), "i4"), None, "no gradient reaches arrays of int32", False),
         (True, None, "no gradient reaches arrays of bool", False),
-        (None, None, "why", False),
-        (optax.MaskedNode(), None, "why", False),
     ],
 )
-def test_leaf(node, axes, why, has_gradient):
-    made = _detect._leaf(("a", "w"), node, Resolution(AXES, "why", "warning"))
+def test_leaf(node, axes, why, is_trained):
+    given = leaf(node)
+    made = _detect._testable(given)
 
-    assert made._replace(array=0) == _detect._Leaf(
-        ("a", "w"), 0, axes, why, has_gradient
-    )
-    if has_gradient:
+    assert (made.names, made.axes, made.reason()) == (("w",), axes, Reason(why))
+    assert _detect._is_trained(made) == is_trained
+    if is_trained:
         assert isinstance(made.array, jax.Array)
         np.testing.assert_array_equal(made.array, node)
     else:
         assert made.array is node
+
+
+def test_absent_leaf():
+    given = leaf(None, axes=None)
+    assert _detect._testable(given) is given
+    assert not _detect._is_trained(given)
 
 
 def test_draw_zero_is_what_was_given():
@@ -218,7 +221,7 @@ def test_layout_of_what_was_found():
         leaf(array, names=("a", "neither")),
         leaf(array, names=("a", "mixed")),
         leaf(array, axes=None, why="spec: None", names=("b",)),
-        leaf(None, axes=None, has_gradient=False, names=("gone",)),
+        leaf(None, axes=None, names=("gone",)),
     ]
     rows = {
         ("a", "channel"): row("channel"),
@@ -252,11 +255,8 @@ def test_layout_of_what_was_found():
 
 
 def test_what_is_not_tested():
-    array = np.ones((2, 3), "f4")
-    for given, remark in (
-        (leaf(array, axes=None), ""),
-        (leaf(array, axes=None, has_gradient=False), "why"),
-    ):
+    for dtype, remark in (("f4", ""), ("i4", "why")):
+        given = leaf(np.ones((2, 3), dtype), axes=None)
         assert _detect._untested(given) == Evidence(
             "w", (2, 3), "not tested", remark=remark
         )
@@ -344,20 +344,6 @@ def test_verified_without_a_parameter_that_was_found():
     assert _detect._verify(problem, at, [given], rows, delta=0.1, seed=0) == rows
 
 
-def test_leaves():
-    params = {"a": None, "b": optax.MaskedNode(), "c": jnp.ones((2, 3)), "d": 1}
-    leaves = _detect._leaves(_detect._named_arrays(params), None, params)
-    assert [given.names for given in leaves] == [("a",), ("b",), ("c",), ("d",)]
-    assert [given.why for given in leaves] == [
-        "absent",
-        "absent",
-        "default: last axis",
-        "no gradient reaches arrays of int32",
-    ]
-    assert [given.has_gradient for given in leaves] == [False, False, True, False]
-    assert leaves[2].axes == Axes((0,), (1,), "auto")
-
-
 class Twins:
     """Its two children have one name."""
 
@@ -442,7 +428,7 @@ def test_constants_reach_the_loss():
     """Integers among the params are what they were, for gradients and losses alike."""
     leaves = [
         leaf(jnp.ones((1, 3, 2))),
-        leaf(np.array([2, 3]), axes=None, has_gradient=False, names=("n",)),
+        leaf(np.array([2, 3]), axes=None, names=("n",)),
     ]
     # Constants: a tracer could not give an index.
     problem = problem_of(

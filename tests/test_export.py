@@ -12,6 +12,8 @@ from optax_adamp import adamp, layouts, measure, scale_by_projection, sgdp
 
 DIMENSION_NUMBERS = {
     "default": None,
+    "output first": layouts.output_first,
+    "spec for all": Spec(0, -1),
     "stacked": layouts.stacked(layouts.output_last, axis=1),
     "exact spec": {"w": Spec((0, 1), 2), "table": Spec(1, 0)},
 }
@@ -54,6 +56,22 @@ def test_a_step_of_any_size(name):
     for sizes in ((5, 4), (2, 7)):
         arrays = draw(*sizes)
         assert_close(exported.call(*arrays), update(*arrays))
+
+
+def test_a_convolution_in_the_order_of_pytorch_with_a_window_of_any_size():
+    """Its size speaks for or against stacked layers, in a table that no step reads."""
+    tx = scale_by_projection(1.5, dimension_numbers=layouts.output_first)
+
+    def update(grad, weight):
+        return tx.update(grad, tx.init(weight), weight, grad=grad)[0]
+
+    (size,) = export.symbolic_shape("size")
+    kernel = jax.ShapeDtypeStruct((4, 3, size, size), jnp.float32)
+    exported = export.export(jax.jit(update))(kernel, kernel)
+
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.normal(size=(4, 3, 5, 5)), jnp.float32) for _ in "gw"]
+    assert_close(exported.call(*arrays), update(*arrays))
 
 
 def assert_close(tree, expected):

@@ -7,6 +7,7 @@ import ast
 import functools
 import re
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +64,8 @@ def bound_module():
 class Table(nn.Module):
     @nn.compact
     def __call__(self):
-        return self.param("table", nn.initializers.zeros, (5, 4, 3))
+        table = self.param("table", nn.initializers.zeros, (5, 4, 3))
+        return jnp.linalg.svd(table)  # Nobody can say what its channels are.
 
 
 class Case(NamedTuple):
@@ -136,7 +138,21 @@ CASES = {
     "entry without a parameter": Case(
         lambda: update(dimension_numbers={"dense": None, "norm": None}),
         "ValueError: dimension_numbers does not fit the params: it has an entry for "
-        "norm, where the params hold nothing. Remove the entry or correct its path.",
+        "norm, where the params hold nothing. Remove the entry or correct its path. If "
+        "the optimizer has a part of a Flax model only, make the layout of that part: "
+        "layouts.from_nnx(model, wrt=...) with the filter that nnx.Optimizer has as "
+        "wrt.",
+    ),
+    "two entries with one path": Case(
+        lambda: update(mask=OrderedDict({0: True, "0": True})),
+        "ValueError: mask has two entries with the path 0. Rename one, here and in the "
+        "params.",
+    ),
+    "two parameters with one path": Case(
+        lambda: describe(OrderedDict({0: KERNEL, "0": KERNEL}), [Spec(0, 1)]),
+        "ValueError: dimension_numbers does not fit the params: two parameters have "
+        "the path 0, and one entry cannot be for both. Rename one, or give an entry "
+        "above them.",
     ),
     # Specs.
     "no spec": Case(
@@ -176,7 +192,10 @@ CASES = {
         "ValueError: dimension_numbers: the pattern 'conv' of layouts.stacked("
         "ProjectionDimensionNumbers(reduction_axis=(0,), output_axis=(1,), "
         "view='auto'), axis=0, where=['conv']) matches no parameter. The paths are: "
-        "dense/bias, dense/kernel.",
+        "dense/bias, dense/kernel. If the "
+        "optimizer has a part of a Flax model only, make the layout of that part: "
+        "layouts.from_nnx(model, wrt=...) with the filter that nnx.Optimizer has as "
+        "wrt.",
     ),
     "no rule to stack": Case(
         lambda: layouts.stacked(adamp),
@@ -251,7 +270,8 @@ CASES = {
         lambda: layouts.from_linen(Table()),
         "ValueError: from_linen does not know which axes form a channel in these "
         "parameters:\n"
-        "  table: an array of shape (5, 4, 3) of Table\n"
+        "  table: an array of shape (5, 4, 3) of [...]Table: it goes "
+        "into the operation 'svd', Table (test_messages.py:[...])\n"
         "Say it for each, a spec or None for what is not projected, by adding this "
         "with the axes corrected:\n"
         "overrides={\n"
@@ -283,8 +303,8 @@ CASES = {
     "no partition spec": Case(
         lambda: update(partition_specs={"dense": {"kernel": "x", "bias": None}}),
         "ValueError: partition_specs of dense/kernel, an array of shape (3, 2), must "
-        "be a jax.sharding.PartitionSpec, or None for a parameter that is whole on "
-        "every device, but got 'x'.",
+        "be a jax.sharding.PartitionSpec, None for a parameter that is whole on every "
+        "device, or 'own' for one that each device has for itself, but got 'x'.",
     ),
     "too long a partition spec": Case(
         lambda: update(partition_specs=P(None, None, "x")),
@@ -297,9 +317,9 @@ CASES = {
         f"the mesh axes x, but partition_specs says {P(None, 'y')}: sums over this "
         "part would be taken for those of the whole parameter. Pass the specs of the "
         "parameters, `partition_specs=` what shard_map has as in_specs for them. If "
-        "every device has a parameter of its own, give it an axis that says so: shape "
-        f"(1, 4, 2), spec {P('x', None, None)}, with that axis left out of its "
-        "dimension_numbers.",
+        "every device has a parameter of its own, as a part of an ensemble under "
+        "jax.vmap, or a whole one marked as varying by jax.lax.pcast, say 'own' in "
+        "place of its spec: sums are then taken over what each device has.",
     ),
     "wholes taken for parts": Case(
         lambda: in_shard_map(P("x"), P("x", "y")),
@@ -370,6 +390,33 @@ CASES = {
         lambda: detect(),
         "ValueError: detect_scale_invariance needs 8 batches, but got 0. Give it more, "
         "or a smaller num_batches.",
+    ),
+    "too few batches of some": Case(
+        lambda: detect(
+            {"kernel": KERNEL},
+            lambda params, batch: batch * jnp.sum(params["kernel"]),
+            [1.0],
+            num_batches=2,
+            dimension_numbers=Spec(0, 1),
+        ),
+        "ValueError: detect_scale_invariance needs 2 batches, but got 1. Give it more, "
+        "or a smaller num_batches.",
+    ),
+    "detection under a transformation": Case(
+        lambda: jax.jit(detect)(PARAMS),
+        "ValueError: detect_scale_invariance decides by numbers, those of whole "
+        "arrays, once before training. Call it outside of jax.jit, jax.vmap and "
+        "jax.shard_map; loss_fn may use them.",
+    ),
+    "nothing that a program takes": Case(
+        lambda: layouts.from_function(detect, {}),
+        "ValueError: from_function needs the params, but got a tree without arrays. "
+        "Pass what is trained, as detect takes it first.",
+    ),
+    "lone array that a program takes": Case(
+        lambda: layouts.from_function(detect, KERNEL),
+        "ValueError: from_function needs a path of its own for each parameter, but got "
+        "a lone array. Put them into a dict.",
     ),
     "loss of many numbers": Case(
         lambda: detect(batches=[jnp.ones((4, 2))], num_batches=1),

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import training
-from optax_adamp import ProjectionDimensionNumbers, adamp
+from optax_adamp import ProjectionDimensionNumbers, adamp, layouts
 from training import (
     DESCRIPTIONS_OF_FIRST,
     FIRST_ONLY,
@@ -118,6 +118,36 @@ DESCRIPTIONS = {
 def test_mask_and_dimension_numbers(form):
     """A description by names fits, boxed or not."""
     training.assert_only_first_described(train, *DESCRIPTIONS[form])
+
+
+def test_the_layout_of_the_whole_model_for_a_part_of_it():
+    """The error names the way to the layout of the part, which then trains it."""
+    head = nnx.All(nnx.Param, nnx.PathContains("head"))
+    network = network_with(training.initial_params())
+    batch = jax.tree.map(lambda array: array[0], training.all_batches())
+    grads = nnx.grad(loss_fn, argnums=nnx.DiffState(0, head))(network, batch)
+
+    def update(layout):
+        tx = training.make(adamp, dimension_numbers=layout)
+        nnx.Optimizer(network, tx, wrt=head).update(network, grads)
+
+    with pytest.raises(
+        ValueError, match=r"layouts\.from_nnx\(model, wrt=\.\.\.\) with"
+    ):
+        update(layouts.from_nnx(network))
+    elsewhere = layouts.stacked(layouts.output_last, where="second/*")
+    with pytest.raises(
+        ValueError, match=r"layouts\.from_nnx\(model, wrt=\.\.\.\) with"
+    ):
+        update(elsewhere)
+
+    before = params_of(network)
+    update(layouts.from_nnx(network, wrt=head))
+    after = params_of(network)
+    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before, after)
+    assert changed == {
+        name: dict.fromkeys(leaves, name == "head") for name, leaves in before.items()
+    }
 
 
 def test_filter_of_kernels():

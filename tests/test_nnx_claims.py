@@ -143,8 +143,8 @@ def test_leaves_and_who_holds_them():
     leaves = {leaf.path: leaf for leaf in _leaves(made(Model), nnx.Param)}
 
     assert list(leaves.values()) == [
-        _Leaf(("layers", 0, "bias"), (4,), nnx.Param, "Linear", "bias", _Plain((4,))),
-        _Leaf(("layers", 0, "kernel"), (3, 4), nnx.Param, "Linear", "kernel", linear),
+        _Leaf(("layers", 0, "bias"), (4,), nnx.Param, nnx.Linear, "bias", _Plain((4,))),
+        _Leaf(("layers", 0, "kernel"), (3, 4), nnx.Param, nnx.Linear, "kernel", linear),
         _Leaf(
             ("named", "first", "kernel"),
             (4, 5),
@@ -153,12 +153,12 @@ def test_leaves_and_who_holds_them():
             "kernel",
             _Plain((4, 5), DENSE),
         ),
-        _Leaf(("tree", "a", "0"), (2, 3), nnx.Param, "Model", "tree/a/0", None),
+        _Leaf(("tree", "a", "0"), (2, 3), nnx.Param, Model, "tree/a/0", None),
     ]
 
 
 def leaf(shape, plain, path=("layer", "kernel")):
-    return _Leaf(path, shape, nnx.Param, "Linear", path[-1], plain)
+    return _Leaf(path, shape, nnx.Param, nnx.Linear, path[-1], plain)
 
 
 @pytest.mark.parametrize(

@@ -472,7 +472,7 @@ def test_a_layout_of_what_modules_say():
         parameter("a", 1, "bias", shape=(2,), reading=Reading(None, "a bias")),
     )
 
-    assert layout == {"a": {0: {"kernel": LAST}, 1: {"bias": None}}}
+    assert layout == {"a": {0: {"kernel": Spec(0, 1)}, 1: {"bias": None}}}
     assert layout["a"][0].reasons == {"kernel": "its kernel"}
     assert layout["a"][1].reasons == {"bias": "a bias"}
     assert build() == {}
@@ -491,7 +491,7 @@ def test_overrides_go_first_and_exact_ones_before_patterns():
     )
 
     assert layout == {
-        "a": {"w": Spec(1, 0), "x": Spec(1, 0), "y": None, "z": LAST},
+        "a": {"w": Spec(1, 0), "x": Spec(1, 0), "y": None, "z": Spec(0, 1)},
         "b": {0: Spec((0,), 1)},
     }
     assert layout["a"].reasons == {

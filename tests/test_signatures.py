@@ -53,6 +53,7 @@ def test_defaults_of_what_looks_at_a_model():
     assert defaults(optax_adamp.measure, Parameter.KEYWORD_ONLY) == {
         "updates": None,
         **numbers,
+        "partition_specs": None,
     }
     assert defaults(optax_adamp.detect_scale_invariance, Parameter.KEYWORD_ONLY) == {
         "num_batches": 8,

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from messages import only
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import layouts
 from optax_adamp._checks import dtype_of, refuse_model
-from optax_adamp._dimension_numbers import Resolution, resolve_dimension_numbers
+from optax_adamp._dimension_numbers import resolve_dimension_numbers
 from optax_adamp._rules import Reading, Rule
 from optax_adamp._specs import Axes
 from optax_adamp._trees import (
@@ -256,9 +257,16 @@ def test_entries_are_told_by_is_leaf():
     assert entries == [Entry(None, False), Entry(None, False), Entry([1, 2], False)]
 
 
+class Told(NamedTuple):
+    axes: Axes | None
+    why: str
+    warning: str = ""
+
+
 def resolve(dimension_numbers, params):
     named = named_leaves(params, is_leaf=is_absent)
-    return resolve_dimension_numbers(dimension_numbers, params, named)
+    found = resolve_dimension_numbers(dimension_numbers, params, named)
+    return [Told(axes, *reason()) for axes, reason in found]
 
 
 def test_what_dimension_numbers_say_of_each_parameter():
@@ -267,29 +275,29 @@ def test_what_dimension_numbers_say_of_each_parameter():
         "May be a bias or a scale, with one number a channel: give it None if so, or "
         "let layouts.from_function read the axes from your program."
     )
-    absent = Resolution(None, "absent", "")
+    absent = Told(None, "absent", "")
     last = Axes(reduction=(0,), output=(1,), view="auto")
 
     assert resolve(None, params) == [
         absent,
-        Resolution(last, "default: last axis", ""),
-        Resolution(None, "fewer than two axes", ""),
-        Resolution(last, "default: last axis", warning),
+        Told(last, "default: last axis", ""),
+        Told(None, "fewer than two axes", ""),
+        Told(last, "default: last axis", warning),
     ]
     # A spec covers what may have channels; at its own place it must fit.
     first = Axes(reduction=(1,), output=(0,), view="auto")
     assert resolve(Spec(1, 0), params) == [
         absent,
-        Resolution(first, "spec", ""),
-        Resolution(None, "fewer than two axes", ""),
-        Resolution(first, "spec", ""),
+        Told(first, "spec", ""),
+        Told(None, "fewer than two axes", ""),
+        Told(first, "spec", ""),
     ]
     specs = {"kernel": None, "scale": Spec(0, ()), "v": Spec(1, 0)}
     assert resolve(specs, params) == [
         absent,
-        Resolution(None, "spec: None", ""),
-        Resolution(Axes((0,), (), "auto"), "spec", ""),
-        Resolution(first, "spec", ""),
+        Told(None, "spec: None", ""),
+        Told(Axes((0,), (), "auto"), "spec", ""),
+        Told(first, "spec", ""),
     ]
     assert resolve(
         lambda tree: {key: specs[key] for key in list(tree)[1:]}, params
@@ -311,9 +319,9 @@ def test_a_rule_of_a_user():
     never = Rule("never", lambda names, shape: Reading(None, "told so", "in doubt"))
     once = Rule("once(0, (1, 2))", lambda names, shape: Reading(Spec(0, 1), "told so"))
 
-    assert resolve(never, params) == [Resolution(None, "told so", "in doubt")]
+    assert resolve(never, params) == [Told(None, "told so", "in doubt")]
     assert resolve(once, params) == [
-        Resolution(Axes((0,), (1,), "auto"), "once: told so", "")
+        Told(Axes((0,), (1,), "auto"), "once: told so", "")
     ]
 
 

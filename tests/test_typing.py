@@ -182,7 +182,7 @@ def wrong_arguments() -> None:
     _ = layouts.from_flax  # pyright: ignore[reportAttributeAccessIssue]
     layouts.from_linen(Model())  # pyright: ignore[reportArgumentType]
     layouts.from_nnx(nn.Dense(2))  # pyright: ignore[reportArgumentType]
-    layouts.from_nnx(Model(), {})  # pyright: ignore[reportCallIssue]
+    layouts.from_nnx()  # pyright: ignore[reportCallIssue]
     layouts.from_nnx(Model(), overrides=["*"])  # pyright: ignore[reportArgumentType]
     layouts.stacked(SPEC, axis="layers")  # pyright: ignore[reportArgumentType]
     layouts.stacked(SPEC, where=0)  # pyright: ignore[reportArgumentType]

@@ -258,7 +258,7 @@ class _Leaf(NamedTuple):
     owner: type
     attribute: str
     plain: _Plain | None
-    problem: str  # Why there is no plain one, if there is more to say.
+    problem: str = ""  # Why there is no plain one, if there is more to say.
 
 
 def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:

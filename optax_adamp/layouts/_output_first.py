@@ -27,6 +27,7 @@ Example:
 import math
 
 from optax_adamp._rules import (
+    Doubt,
     Reading,
     Rule,
     Shape,
@@ -48,7 +49,7 @@ def _read_output_first(names: Names, shape: Shape) -> Reading:
         return Reading(None, "named g, one number per channel")
     axes = tuple(range(len(shape)))
     spec = ProjectionDimensionNumbers(axes[1:], axes[0])
-    return Reading(spec, "first axis", _doubt_in_output_first(names, shape))
+    return Reading(spec, "first axis", Doubt(_doubt_in_output_first, names, shape))
 
 
 def _doubt_in_output_first(names: Names, shape: Shape) -> str:
