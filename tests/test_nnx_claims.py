@@ -149,7 +149,7 @@ def test_leaves_and_who_holds_them():
             ("named", "first", "kernel"),
             (4, 5),
             nnx.Param,
-            "Linear",
+            nnx.Linear,
             "kernel",
             _Plain((4, 5), DENSE),
         ),
@@ -167,7 +167,12 @@ def leaf(shape, plain, path=("layer", "kernel")):
         ((2, 3), _Plain((3,)), Reading(None, "Linear.kernel"), ""),
         ((3,), _Plain((3,), DENSE), Reading(None, "fewer than two axes"), ""),
         ((), None, Reading(None, "fewer than two axes"), ""),
-        ((2, 3), None, None, ""),
+        (
+            (2, 3),
+            None,
+            None,
+            "pass from_nnx what the model is called with, and its program tells",
+        ),
         ((3, 4), _Plain((3, 4), DENSE), Reading(DENSE, "Linear.kernel"), ""),
         (
             (7, 3, 4),
@@ -202,7 +207,8 @@ def leaf(shape, plain, path=("layer", "kernel")):
 )
 def test_what_is_said_of_a_leaf(shape, plain, reading, problem):
     alone = leaf(shape, plain)
-    expected = Parameter(("layer", "kernel"), shape, reading, "Linear", problem)
+    owner = f"{nnx.Linear.__module__}.Linear"
+    expected = Parameter(("layer", "kernel"), shape, reading, owner, problem)
     assert _describe(alone, [alone]) == expected
 
 
@@ -291,7 +297,9 @@ def test_what_nobody_knows():
 
     start = (
         "from_nnx does not know which axes form a channel in these parameters:\n"
-        "  table: an array of shape (2, 3) of Own\n"
+        f"  table: an array of shape (2, 3) of {__name__}.test_what_nobody_knows."
+        "<locals>.Own: pass from_nnx what the model is called with, and its program "
+        "tells\n"
     )
     with pytest.raises(ValueError, match=rf"\A{re.escape(start)}"):
         from_nnx(made(Own))
