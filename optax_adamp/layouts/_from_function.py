@@ -206,7 +206,7 @@ def _uses_of(traced: core.ClosedJaxpr, is_parameter: Sequence[bool]) -> list[lis
         else plain(shape_of(var), is_data=True)
         for var, hit in zip(traced.jaxpr.invars, is_parameter, strict=True)
     ]
-    for value in program.walk(traced.jaxpr, traced.consts, arguments):
+    for value in program.walk(traced.jaxpr, arguments):
         for track in value.tracks:
             use = _uses.elementwise(track, "at its end")
             if use is not None and use.kind == _uses.ELEMENTWISE:

@@ -4,7 +4,12 @@ from typing import Any
 
 from optax_adamp.layouts import _tracks
 from optax_adamp.layouts._elementwise import combined
-from optax_adamp.layouts._program import Operation, Operations, shape_of
+from optax_adamp.layouts._program import (
+    Operation,
+    Operations,
+    jaxpr_of,
+    shape_of,
+)
 from optax_adamp.layouts._tracks import (
     Value,
 )
@@ -17,11 +22,11 @@ def _scan(operation: Operation, values: list[Value]) -> list[Value]:
     body = operation.params["jaxpr"]
     # Constants come first, then the carry, then what a turn has one entry of. How JAX
     # counts them has changed; that the last lack an axis in the body has not.
-    inside = [len(shape_of(var)) for var in body.jaxpr.invars]
+    inside = [len(shape_of(var)) for var in jaxpr_of(body).invars]
     runs_over = sum(
         len(value.shape) > axes for value, axes in zip(values, inside, strict=True)
     )
-    inside = [len(shape_of(var)) for var in body.jaxpr.outvars]
+    inside = [len(shape_of(var)) for var in jaxpr_of(body).outvars]
     carried = sum(
         len(shape) == axes for shape, axes in zip(operation.shapes, inside, strict=True)
     )
@@ -103,4 +108,4 @@ def _cond(operation: Operation, values: list[Value]) -> list[Value]:
 
 
 def _walk(operation: Operation, body: Any, values: list[Value]) -> list[Value]:
-    return operation.program.walk(body.jaxpr, body.consts, values, caller=operation)
+    return operation.program.walk(jaxpr_of(body), values, caller=operation)

@@ -1,8 +1,8 @@
 """Follows the parameters of a program to the operations that use them.
 
 The program is a jaxpr, JAX's list of primitive operations. Those that only move or
-combine parameters are followed, calls and loops are walked inside, and
-an operation with data is a use, which tells what each axis is for.
+combine parameters are followed, calls and loops are walked inside, and an operation
+with data is a use, which tells what each axis is for.
 """
 
 import re
@@ -51,7 +51,6 @@ class Program:
     def walk(
         self,
         jaxpr: core.Jaxpr,
-        consts: Sequence[Any],
         arguments: Sequence[Value],
         *,
         caller: "Operation | None" = None,
@@ -60,7 +59,6 @@ class Program:
 
         Args:
           jaxpr: The program.
-          consts: Arrays that it holds.
           arguments: What is known of its arguments.
           caller: The operation that it is the body of.
         """
@@ -71,7 +69,7 @@ class Program:
                 return Value(shape_of(atom), (False,) * len(shape_of(atom)))
             return known[atom]
 
-        for var, _ in zip(jaxpr.constvars, consts, strict=True):
+        for var in jaxpr.constvars:
             known[var] = plain(shape_of(var), is_data=False, is_captured=True)
         for var, value in zip(jaxpr.invars, arguments, strict=True):
             # Inside shard_map an array is a part of what it is outside.
@@ -95,12 +93,12 @@ class Program:
         self, carry: list[Value], turn: Callable[[list[Value]], list[Value]]
     ) -> tuple[list[Value], list[Value]]:
         """What a loop carries at every turn, and what it has after the first."""
-        wasis_trial, self.is_trial = self.is_trial, True
+        was_trial, self.is_trial = self.is_trial, True
         first = after = turn(carry)
         while (both := list(map(_either, carry, after))) != carry:
             carry = both
             after = turn(carry)
-        self.is_trial = wasis_trial
+        self.is_trial = was_trial
         return carry, first
 
 
@@ -188,7 +186,7 @@ class Operation:
             ]
         if self.name in _CALLS:
             body = self.params.get(_CALLS[self.name])
-            if body is not None and _counts(body) == len(values):
+            if body is not None and len(jaxpr_of(body).invars) == len(values):
                 return self.call(body, values)
         elif function := self.program.operations.get(self.name):
             try:
@@ -199,12 +197,7 @@ class Operation:
 
     def call(self, body: Any, values: list[Value]) -> list[Value]:
         """What is known of the results of a function."""
-        jaxpr, consts = (
-            (body.jaxpr, body.consts)
-            if isinstance(body, core.ClosedJaxpr)
-            else (body, ())
-        )
-        results = self.program.walk(jaxpr, consts, values, caller=self)
+        results = self.program.walk(jaxpr_of(body), values, caller=self)
         return list(map(_tracks.resize, results, self.shapes))
 
     def data(self) -> list[Value]:
@@ -304,9 +297,9 @@ def _with_gradient(jaxpr: core.Jaxpr) -> set[int]:
     return found
 
 
-def _counts(body: Any) -> int:
-    jaxpr = body.jaxpr if isinstance(body, core.ClosedJaxpr) else body
-    return len(jaxpr.invars)
+def jaxpr_of(body: Any) -> core.Jaxpr:
+    """The program of a function, without the arrays that it holds."""
+    return body.jaxpr if isinstance(body, core.ClosedJaxpr) else body
 
 
 def shape_of(var: Any) -> tuple[int, ...]:
