@@ -182,6 +182,10 @@ ARITHMETIC = {
     "spectral normalization by one einsum": program(
         spectrally_normalized_at_once, X, floats(4), floats(6), w="r4 o6"
     ),
+    # As Gemma's kv_einsum does.
+    "keys and values in one kernel": program(
+        lambda x, w: jnp.einsum("BD,CKDH->CBKH", x, w), X, w="o2 o3 r4 o5"
+    ),
     "bilinear": program(
         lambda x, y, w: jnp.einsum("uvw,bu,bv->bw", w, x, y),
         X,

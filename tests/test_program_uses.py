@@ -64,6 +64,12 @@ LOOKUPS = {
     "one-hot": program(
         lambda tokens, table: jax.nn.one_hot(tokens, 9) @ table, TOKENS, table=TABLE
     ),
+    # As T5X's Embed does.
+    "one-hot, and logits": program(
+        lambda tokens, table: (jax.nn.one_hot(tokens, 9) @ table) @ table.T,
+        TOKENS,
+        table=TABLE,
+    ),
     "one expert a token": program(
         one_expert_a_token, floats(8, 4), indices(8), w="b3 r4 o6"
     ),
