@@ -73,8 +73,6 @@ def pass_unexpected_arguments(tx):
         grad_norm=jnp.float32(2),
         value_fn=lambda params: 3.0,
         batch={"image": jnp.ones((2, 2))},
-        # Updates of another kind, as a caller may hold them for a line search.
-        grad=jax.tree.map(jnp.ones_like, grads),
     )
 
 

@@ -57,6 +57,16 @@ def in_shard_map(params_spec, partition_specs):
     )
 
 
+class OnlyInitialized(nn.Module):
+    """As attention with a cache for one token, which the first call has filled."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        if not self.is_initializing():
+            raise RuntimeError("The cache is full.")
+        return nn.Dense(2)(inputs)
+
+
 def bound_module():
     return nn.Dense(2).bind({"params": {"kernel": KERNEL, "bias": jnp.ones(2)}})
 
@@ -243,6 +253,13 @@ CASES = {
         lambda: layouts.from_linen(nn.Dropout(0.5, deterministic=True), KERNEL),
         "ValueError: from_linen: Dropout has no parameters when it is initialized with "
         "these arguments. Pass the module that holds them.",
+    ),
+    "module that decodes": Case(
+        lambda: layouts.from_linen(OnlyInitialized(), KERNEL),
+        "ValueError: from_linen: OnlyInitialized can be initialized with these "
+        "arguments, but calling it with them afterwards failed (RuntimeError: The "
+        "cache is full). Pass a module and arguments as in training, without a cache "
+        "for decoding.",
     ),
     "class of NNX": Case(
         lambda: layouts.from_nnx(nnx.Linear),
