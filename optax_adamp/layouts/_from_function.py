@@ -54,6 +54,9 @@ def from_function(
     product of two parameters, `a @ b`, that then meets data, `a` is a kernel where the
     data are summed with it, and an input that is learned otherwise.
 
+    Arrays that `fn` closes over count as data in a product with a parameter; those that
+    the program makes from numbers, as an interpolation does, map its axes.
+
     An ensemble under :func:`jax.vmap` whose members share their input looks like heads:
     its axis is kept. Say that it is stacked by `overrides`, or use :func:`from_linen`,
     :func:`from_nnx` or :func:`stacked`.
