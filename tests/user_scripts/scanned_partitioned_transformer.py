@@ -105,7 +105,7 @@ def train_step(state, tokens):
 def main():
     rng = np.random.default_rng(0)
     model = Transformer()
-    layout = layouts.from_linen(model, jax.ShapeDtypeStruct((8, 16), int))
+    layout = layouts.from_linen(model, jax.ShapeDtypeStruct((8, 16), jnp.int32))
     tx = adamp(1e-2, weight_decay=1e-2, dimension_numbers=layout)
 
     def init_state(key):
