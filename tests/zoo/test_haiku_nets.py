@@ -14,7 +14,7 @@ CONV = ((0, 1, 2), (3,))  # (height, width, in, out)
 DENSE = ((0,), (1,))  # (in, out)
 
 
-def check(f, x, expected, *, falls=True):
+def check(f, x, expected):
     """`f` gives the outputs, and beside them what it adds to the loss."""
     net = hk.transform_with_state(f)
     params, state = drawn(net.init, jax.random.key(0), x)
@@ -25,8 +25,7 @@ def check(f, x, expected, *, falls=True):
 
     layout = layouts.from_function(loss, params, state, x)
     check_axes(layout, params, expected)
-    if falls:
-        check_loss_falls(lambda p: loss(p, state, x), params, layout)
+    check_loss_falls(lambda p: loss(p, state, x), params, layout)
 
 
 def test_mlp():
@@ -59,7 +58,6 @@ def test_resnet(bottleneck):
             "*logits/w": DENSE,
             "*logits/b": None,
         },
-        falls=not bottleneck,
     )
 
 

@@ -110,8 +110,7 @@ def test_decoder_of_stacked_blocks(remat):
 
     layout = layouts.from_function(loss, params, tokens)
     check_axes(layout, params, DECODER)
-    if not remat:
-        check_loss_falls(lambda p: loss(p, tokens), params, layout)
+    check_loss_falls(lambda p: loss(p, tokens), params, layout)
 
 
 Height, Width, Channels = hax.make_axes(H=6, W=6, C=4)

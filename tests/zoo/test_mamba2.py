@@ -48,6 +48,5 @@ def test_language_model(tied):
         expected["lm_head/kernel"] = dense
     layout = layouts.from_function(loss, params, tokens)
     check_axes(layout, params, expected)
-    if tied:
-        check_loss_falls(lambda p: loss(p, tokens), params, layout)
+    check_loss_falls(lambda p: loss(p, tokens), params, layout)
     assert jnp.isfinite(loss(params, tokens))

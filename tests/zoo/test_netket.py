@@ -70,7 +70,6 @@ def test_deep_symmetric_network():
             "equivariant_layers_*/kernel": ((1, 2), (0,)),
             "*bias": None,
         },
-        falls=False,
         # They meet a basis that the module holds, a captured array as data may be.
         overrides={"equivariant_layers_*/kernel": Spec((1, 2), 0)},
     )
