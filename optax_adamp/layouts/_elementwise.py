@@ -4,12 +4,7 @@ from collections.abc import Sequence
 
 from optax_adamp.layouts import _tracks
 from optax_adamp.layouts._program import Operation, Operations
-from optax_adamp.layouts._tracks import (
-    Value,
-    is_linked,
-    map_tracks,
-    plain,
-)
+from optax_adamp.layouts._tracks import Value, is_linked, map_tracks, plain
 
 ELEMENTWISE = Operations()
 
@@ -85,6 +80,8 @@ def combined(
 ) -> Value:
     """The result of an operation of one shape, entry by entry."""
     values = _without_rows(operation, [_aligned(value, shape) for value in values])
+    if len(values) == 1:
+        return values[0]
     along = {
         axis
         for axis, size in enumerate(shape)
@@ -94,8 +91,6 @@ def combined(
     is_captured = any(value.is_captured for value in values)
     varies = tuple(axis in along for axis in range(len(shape)))
     tracked = [value for value in values if value.tracks]
-    if len(values) == 1:
-        return values[0]
     if not tracked:
         return Value(shape, varies, is_data, is_captured=is_captured)
     owned = set[int]().union(*(value.owned() for value in tracked))

@@ -35,13 +35,12 @@ def _dynamic_slice(operation: Operation, values: list[Value]) -> list[Value]:
 
     # One row, by an index that comes with the data.
     def pick(track: Track) -> Track:
-        axes = {a for axis in picked for a in track.axes_at(axis)}
         dimensions = tuple(
             unowned(1) if axis in picked else dimension
             for axis, dimension in enumerate(track.dimensions)
         )
-        track = track._replace(dimensions=dimensions, looked_up=operation.where)
-        return track.became(axes, PICKED)
+        moved = track.became(track.axes_at(*picked), PICKED)
+        return moved._replace(dimensions=dimensions, looked_up=operation.where)
 
     return [map_tracks(row, pick)._replace(is_data=True)]
 
@@ -78,7 +77,7 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
         axis for axis in numbers.start_index_map if sizes[axis] == 1 < value.shape[axis]
     ]
     # The axes of the result that the indices have, and which of these are batches.
-    index_axes = [axis for axis in range(len(indices.shape) - 1)]
+    index_axes = range(len(indices.shape) - 1)
     free = [axis for axis in range(len(shape)) if axis not in offset]
     batch_of = dict(zip(numbers.start_indices_batching_dims, batching, strict=True))
     is_lookup = bool(picked) and (
@@ -86,7 +85,7 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
     )
 
     def move(track: Track) -> Track:
-        rows = {a for axis in picked for a in track.axes_at(axis)}
+        rows = track.axes_at(*picked)
         own = tuple(sorted(rows)) if is_lookup else ()
         dimensions = [unowned(size) for size in shape]
         for place, axis in zip(offset, windows, strict=True):
@@ -106,16 +105,9 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
             return track.became(rows, _tracks.SELECTED)
         return track.became(rows, PICKED)._replace(looked_up=operation.where)
 
-    varies = tuple(axis in free and size > 1 for axis, size in enumerate(shape))
-    moved = Value(shape, varies, is_lookup, value.tracks, value.is_scaled)
-    moved = map_tracks(moved, move)
     if not is_lookup:
         for axis in picked:
-            entry = _tracks.select(value, axis, operation.step)
-            moved = moved._replace(
-                tracks=tuple(
-                    track._replace(selection=chosen.selection)
-                    for track, chosen in zip(moved.tracks, entry.tracks, strict=True)
-                )
-            )
-    return [moved]
+            value = _tracks.select(value, axis, operation.step)
+    varies = tuple(axis in free and size > 1 for axis, size in enumerate(shape))
+    moved = Value(shape, varies, is_lookup, value.tracks, value.is_scaled)
+    return [map_tracks(moved, move)]

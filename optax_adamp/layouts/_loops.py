@@ -1,7 +1,5 @@
 """Loops and branches, which are walked inside."""
 
-from typing import Any
-
 from optax_adamp.layouts import _tracks
 from optax_adamp.layouts._elementwise import combined
 from optax_adamp.layouts._program import (
@@ -10,9 +8,7 @@ from optax_adamp.layouts._program import (
     jaxpr_of,
     shape_of,
 )
-from optax_adamp.layouts._tracks import (
-    Value,
-)
+from optax_adamp.layouts._tracks import Value
 
 LOOPS = Operations()
 
@@ -41,7 +37,7 @@ def _scan(operation: Operation, values: list[Value]) -> list[Value]:
     ]
 
     def turn(carry: list[Value]) -> list[Value]:
-        return _walk(operation, body, [*fixed, *carry, *stacked])
+        return operation.walk(body, [*fixed, *carry, *stacked])
 
     carry, second = operation.program.settle(first, lambda c: turn(c)[:carried])
     _combine_replaced(operation, first, second, carry)
@@ -67,11 +63,11 @@ def _while(operation: Operation, values: list[Value]) -> list[Value]:
     first = values[split + params["body_nconsts"] :]
 
     def turn(carry: list[Value]) -> list[Value]:
-        return _walk(operation, body, [*fixed[1], *carry])
+        return operation.walk(body, [*fixed[1], *carry])
 
     carry, second = operation.program.settle(first, turn)
     _combine_replaced(operation, first, second, carry)
-    _walk(operation, condition, [*fixed[0], *carry])
+    operation.walk(condition, [*fixed[0], *carry])
     turn(carry)
     return carry
 
@@ -96,16 +92,11 @@ def _combine_replaced(
 def _cond(operation: Operation, values: list[Value]) -> list[Value]:
     index, *arguments = values
     operation.combine(index)
-    results = [
-        _walk(operation, branch, arguments) for branch in operation.params["branches"]
+    branches = operation.params["branches"]
+    results = [operation.walk(branch, arguments) for branch in branches]
+    return [
+        combined(operation, several, shape)
+        for several, shape in zip(
+            zip(*results, strict=True), operation.shapes, strict=True
+        )
     ]
-    joined: list[Value] = []
-    for shape, several in zip(
-        operation.shapes, zip(*results, strict=True), strict=True
-    ):
-        joined.append(combined(operation, several, shape))
-    return joined
-
-
-def _walk(operation: Operation, body: Any, values: list[Value]) -> list[Value]:
-    return operation.program.walk(jaxpr_of(body), values, caller=operation)

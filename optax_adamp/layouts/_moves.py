@@ -5,13 +5,7 @@ from collections.abc import Sequence
 from optax_adamp.layouts import _tracks
 from optax_adamp.layouts._elementwise import combined
 from optax_adamp.layouts._program import Operation, Operations
-from optax_adamp.layouts._tracks import (
-    Part,
-    Track,
-    Value,
-    map_tracks,
-    plain_of,
-)
+from optax_adamp.layouts._tracks import Part, Track, Value, map_tracks, plain_of
 
 MOVES = Operations()
 
@@ -242,8 +236,7 @@ def _transformed(value: Value, axes: int) -> Value:
 
     def note(track: Track) -> Track:
         last = range(len(value.shape) - axes, len(value.shape))
-        along = frozenset(a for position in last for a in track.axes_at(position))
-        return track._replace(transformed=track.transformed ^ along)
+        return track._replace(transformed=track.transformed ^ track.axes_at(*last))
 
     return map_tracks(value, note)
 

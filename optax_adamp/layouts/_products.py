@@ -14,7 +14,6 @@ from optax_adamp.layouts._tracks import (
     Value,
     is_linked,
     map_tracks,
-    plain,
     plain_of,
     unowned,
 )
@@ -78,12 +77,8 @@ def _is_input_contracted(value: Value, reduction: Sequence[int]) -> bool:
     Otherwise `a` stands for an input, as a learned query does, and `b` for the kernel
     that is applied to it.
     """
-    left = [
-        track
-        for track in value.tracks
-        if any(became == LINKED_LEFT for _, became in track.gone)
-    ]
-    return not left or any(track.axes_at(axis) for track in left for axis in reduction)
+    left = [track for track in value.tracks if track.that_became(LINKED_LEFT)]
+    return not left or any(track.axes_at(*reduction) for track in left)
 
 
 def _contract_rows(
@@ -94,13 +89,11 @@ def _contract_rows(
     other: Value,
 ) -> None:
     """Rows that were looked up meet data: vectors, or kernels such as experts'."""
+    kept = [p for p in _free((rows, reduction, shared)) if rows.shape[p] > 1]
     for track in rows.tracks:
-        picked = {axis for axis, became in track.gone if became == PICKED}
-        positions = range(len(rows.shape))
-        kept = {*positions} - {*reduction} - {*shared}
-        inside = {a for p in kept for a in track.axes_at(p) if rows.shape[p] > 1}
+        picked = track.that_became(PICKED)
+        inside, summed = track.axes_at(*kept), track.axes_at(*reduction)
         one = rows._replace(tracks=(track,))
-        summed = {a for p in reduction for a in track.axes_at(p)}
         if other.is_weight or not inside - picked or summed <= picked:
             operation.combine(one)
         else:
@@ -124,7 +117,7 @@ def _replaced(
     start = len(shared) + (0 if weight_is_left else len(_free(theirs)))
 
     def move(track: Track) -> Track:
-        axes = tuple(sorted({a for axis in summed for a in track.axes_at(axis)}))
+        axes = tuple(sorted(track.axes_at(*summed)))
         dimensions: list[Dimension] = [(Part(axes, size),) for size in shape]
         for place, axis in enumerate(shared):
             dimensions[place] = track.dimensions[axis]
@@ -143,11 +136,15 @@ def _row_lookup(
     move = _replaced(operation, sides, table_is_left)
 
     def pick(track: Track) -> Track:
-        rows = {a for axis in summed for a in track.axes_at(axis)}
-        return move(track)._replace(looked_up=operation.where).became(rows, PICKED)
+        moved = move(track)._replace(looked_up=operation.where)
+        return moved.became(track.axes_at(*summed), PICKED)
 
-    tracks = tuple(map(pick, table.tracks))
-    return plain(operation.shapes[0], is_data=True)._replace(tracks=tracks)
+    return _data_with(operation, map_tracks(table, pick))
+
+
+def _data_with(operation: Operation, value: Value) -> Value:
+    """The result, which is data, and of which it is still open what the use was."""
+    return operation.data()[0]._replace(tracks=value.tracks)
 
 
 def _mapped(
@@ -181,13 +178,11 @@ def _partly_contracted(
                 for axis, dimension in enumerate(track.dimensions)
             )
         )
-        reduced = {a for axis in summed for a in track.axes_at(axis)}
-        batch = {a for axis in shared for a in track.axes_at(axis)}
         moved = move(emptied)._replace(equation=operation.equation)
-        return moved.became(reduced, _tracks.REDUCTION).became(batch, _tracks.BATCH)
+        moved = moved.became(track.axes_at(*summed), _tracks.REDUCTION)
+        return moved.became(track.axes_at(*shared), _tracks.BATCH)
 
-    tracks = tuple(map(contract, weight.tracks))
-    return plain(operation.shapes[0], is_data=True)._replace(tracks=tracks)
+    return _data_with(operation, map_tracks(weight, contract))
 
 
 def _product_of_weights(operation: Operation, sides: Sequence[_Side]) -> Value:
@@ -204,10 +199,7 @@ def _product_of_weights(operation: Operation, sides: Sequence[_Side]) -> Value:
             return operation.data()[0]
     shape = operation.shapes[0]
     both = {t.parameter for t in left.tracks} & {t.parameter for t in right.tracks}
-    left_free = [a for a in range(len(left.shape)) if a not in {*left_sum, *left_batch}]
-    right_free = [
-        a for a in range(len(right.shape)) if a not in {*right_sum, *right_batch}
-    ]
+    left_free, right_free = map(_free, sides)
 
     def move(
         value: Value,
@@ -216,14 +208,15 @@ def _product_of_weights(operation: Operation, sides: Sequence[_Side]) -> Value:
         role: str,
     ) -> Value:
         def one(track: Track) -> Track:
-            axes = {a for axis in reduction for a in track.axes_at(axis)}
             dimensions = tuple(
                 unowned(size) if axis is None else track.dimensions[axis]
                 for axis, size in zip(order, shape, strict=True)
             )
-            moved = track._replace(dimensions=dimensions).became(axes, role)
-            # A parameter times itself, as in an orthogonalization.
-            return moved._replace(summed=track.summed or track.parameter in both)
+            return track.became(track.axes_at(*reduction), role)._replace(
+                dimensions=dimensions,
+                # A parameter times itself, as in an orthogonalization.
+                summed=track.summed or track.parameter in both,
+            )
 
         return map_tracks(value, one)
 
@@ -247,11 +240,8 @@ def _product_of_weights(operation: Operation, sides: Sequence[_Side]) -> Value:
 
 def _is_tiled(value: Value, reduction: Sequence[int], shared: Sequence[int]) -> bool:
     """Whether it was broadcast along an axis that the product keeps."""
-    owned = value.owned()
-    return any(
-        size > 1 and axis not in owned and axis not in {*reduction, *shared}
-        for axis, size in enumerate(value.shape)
-    )
+    kept = {axis for axis in _free((value, reduction, shared)) if value.shape[axis] > 1}
+    return not kept <= value.owned()
 
 
 @PRODUCTS.named(

@@ -5,6 +5,7 @@ combine parameters are followed, calls and loops are walked inside, and an opera
 with data is a use, which tells what each axis is for.
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -137,7 +138,7 @@ class Operation:
         """Whether it goes back from results to arguments, inside the program."""
         return "transpose(" in self.modules()
 
-    @property
+    @functools.cached_property
     def where(self) -> str:
         """Modules, file and line."""
         modules = self.modules()
@@ -187,7 +188,8 @@ class Operation:
         if self.name in _CALLS:
             body = self.params.get(_CALLS[self.name])
             if body is not None and len(jaxpr_of(body).invars) == len(values):
-                return self.call(body, values)
+                results = self.walk(body, values)
+                return list(map(_tracks.resize, results, self.shapes))
         elif function := self.program.operations.get(self.name):
             try:
                 return function(self, values)
@@ -195,10 +197,9 @@ class Operation:
                 return self.unknown(values, f" without {error}, which it had before")
         return self.unknown(values)
 
-    def call(self, body: Any, values: list[Value]) -> list[Value]:
-        """What is known of the results of a function."""
-        results = self.program.walk(jaxpr_of(body), values, caller=self)
-        return list(map(_tracks.resize, results, self.shapes))
+    def walk(self, body: Any, values: list[Value]) -> list[Value]:
+        """What is known of the results of a program inside of it."""
+        return self.program.walk(jaxpr_of(body), values, caller=self)
 
     def data(self) -> list[Value]:
         """Results that depend on data and differ along all axes."""
@@ -226,7 +227,7 @@ class Operation:
     ) -> None:
         """Notes that axes of a value of parameters are summed over with data."""
         for track in value.tracks:
-            is_input = left_is_input and track.became_any(_tracks.LINKED_LEFT)
+            is_input = left_is_input and track.that_became(_tracks.LINKED_LEFT)
             if is_input or _is_gain(track, value, {*reduction, *batch}):
                 self.note(track, _uses.activation(track, self.where))
             elif track.axes() or not track.summed:
@@ -261,8 +262,7 @@ class Operation:
 
 def _is_gain(track: Track, value: Value, shared: set[int]) -> bool:
     """Whether it only multiplies a kernel, the same number for all its outputs."""
-    roles = _tracks.LINKED, _tracks.LINKED_LEFT, _tracks.LINKED_RIGHT
-    return not track.became_any(*roles) and any(
+    return not track.that_became(*_tracks.PRODUCTS) and any(
         not track.axes_at(position)
         for position in value.owned()
         if position not in shared

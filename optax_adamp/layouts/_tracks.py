@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-Shape = tuple[int, ...]
+from optax_adamp._rules import Shape
 
 # What has become of axes that are no longer in the value. A selected axis is one of
 # which a single entry was taken, a linked one was summed over with another parameter.
 BATCH, REDUCTION, SELECTED, PICKED = "batch", "reduction", "selected", "picked"
 LINKED_LEFT, LINKED_RIGHT, LINKED = "linked left", "linked right", "linked"
+PRODUCTS = LINKED_LEFT, LINKED_RIGHT, LINKED
 
 
 class Part(NamedTuple):
@@ -39,21 +40,25 @@ class Track(NamedTuple):
     has_gradient: bool = True
     looked_up: str = ""  # The place where rows were taken out, if they were.
     equation: str = ""  # Of the einsum with more operands that it is still in.
-    transformed: frozenset[int] = (
-        frozenset()
-    )  # Axes of which it is a Fourier transform.
+    # Axes of which it is a Fourier transform.
+    transformed: frozenset[int] = frozenset()
 
-    def axes_at(self, position: int) -> set[int]:
-        """The parameter's axes in one axis of the value."""
-        return {axis for part in self.dimensions[position] for axis in part.axes}
+    def axes_at(self, *positions: int) -> set[int]:
+        """The parameter's axes in some axes of the value."""
+        return {
+            axis
+            for position in positions
+            for part in self.dimensions[position]
+            for axis in part.axes
+        }
 
     def axes(self) -> set[int]:
         """The parameter's axes that are still in the value."""
-        return {a for d in self.dimensions for part in d for a in part.axes}
+        return self.axes_at(*range(len(self.dimensions)))
 
-    def became_any(self, *roles: str) -> bool:
-        """Whether any axis has left the value in one of these ways."""
-        return any(role in roles for _, role in self.gone)
+    def that_became(self, *roles: str) -> set[int]:
+        """The axes that have left the value in one of these ways."""
+        return {axis for axis, role in self.gone if role in roles}
 
     def became(self, axes: Iterable[int], role: str) -> "Track":
         """The track after some axes have left the value."""
@@ -136,13 +141,12 @@ def rearrange(value: Value, sources: Sequence[int | None], shape: Shape) -> Valu
             unowned(size) if axis is None else track.dimensions[axis]
             for axis, size in zip(kept, shape, strict=True)
         )
-        gone = {axis for position in lost for axis in track.axes_at(position)}
-        return track.became(gone, SELECTED)._replace(dimensions=dimensions)
+        moved = track.became(track.axes_at(*lost), SELECTED)
+        return moved._replace(dimensions=dimensions)
 
-    return value._replace(
+    return map_tracks(value, move)._replace(
         shape=shape,
         varies=tuple(axis is not None and value.varies[axis] for axis in kept),
-        tracks=tuple(map(move, value.tracks)),
         counts=_index(kept, value.counts),
     )
 
@@ -159,7 +163,7 @@ def resize(value: Value, shape: Shape) -> Value:
         )
         return track._replace(dimensions=dimensions)
 
-    return value._replace(shape=shape, tracks=tuple(map(move, value.tracks)))
+    return map_tracks(value, move)._replace(shape=shape)
 
 
 def select(value: Value, position: int, entry: object) -> Value:
@@ -169,7 +173,7 @@ def select(value: Value, position: int, entry: object) -> Value:
         chosen = {(axis, entry) for axis in track.axes_at(position)}
         return track._replace(selection=track.selection | chosen)
 
-    return value._replace(tracks=tuple(map(move, value.tracks)))
+    return map_tracks(value, move)
 
 
 def reshape(value: Value, shape: Shape) -> Value:
@@ -199,12 +203,7 @@ def reshape(value: Value, shape: Shape) -> Value:
         ]
         whole = len(places) == 1 and shape[places[0]] == value.shape[counts]
         counts = places[0] if whole else None
-    return value._replace(
-        shape=shape,
-        varies=varies,
-        tracks=tuple(map(move, value.tracks)),
-        counts=counts,
-    )
+    return map_tracks(value, move)._replace(shape=shape, varies=varies, counts=counts)
 
 
 def reduce(value: Value, positions: Sequence[int], shape: Shape) -> Value:
@@ -212,16 +211,16 @@ def reduce(value: Value, positions: Sequence[int], shape: Shape) -> Value:
     kept = [axis for axis in range(len(value.shape)) if axis not in positions]
 
     def move(track: Track) -> Track:
-        gone = {axis for position in positions for axis in track.axes_at(position)}
         sizes = [value.shape[p] for p in positions if track.axes_at(p)]
-        track = track._replace(summed=track.summed or math.prod(sizes) > 1)
-        dimensions = tuple(track.dimensions[axis] for axis in kept)
-        return track.became(gone, SELECTED)._replace(dimensions=dimensions)
+        moved = track.became(track.axes_at(*positions), SELECTED)
+        return moved._replace(
+            dimensions=tuple(track.dimensions[axis] for axis in kept),
+            summed=track.summed or math.prod(sizes) > 1,
+        )
 
-    return value._replace(
+    return map_tracks(value, move)._replace(
         shape=shape,
         varies=tuple(value.varies[axis] for axis in kept),
-        tracks=tuple(map(move, value.tracks)),
         counts=None,
     )
 
@@ -234,10 +233,9 @@ def unstack(value: Value) -> Value:
             dimensions=track.dimensions[1:]
         )
 
-    return value._replace(
+    return map_tracks(value, move)._replace(
         shape=value.shape[1:],
         varies=value.varies[1:],
-        tracks=tuple(map(move, value.tracks)),
         counts=value.counts - 1 if value.counts else None,
     )
 
@@ -268,7 +266,7 @@ def is_linked(track: Track) -> bool:
 
     So is `a @ b`, but not what is left of it in `w + a @ b`.
     """
-    return track.became_any(LINKED_LEFT, LINKED_RIGHT)
+    return bool(track.that_became(LINKED_LEFT, LINKED_RIGHT))
 
 
 def _join(one: Track, other: Track) -> Track | None:
@@ -313,11 +311,11 @@ def _covers(unlinked: set[tuple[Dimension, ...]], track: Track) -> bool:
 
 def _fold(track: Track) -> Track:
     """The product is added to a weight, so it is none that is applied to an input."""
-    gone = {
+    gone = frozenset(
         (axis, LINKED if role in (LINKED_LEFT, LINKED_RIGHT) else role)
         for axis, role in track.gone
-    }
-    return track._replace(gone=frozenset(gone))
+    )
+    return track._replace(gone=gone)
 
 
 def _index(axes: Sequence[int | None], axis: int | None) -> int | None:

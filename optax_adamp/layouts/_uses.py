@@ -49,14 +49,10 @@ def contracted(
       left_is_input: Whether the left one of two multiplied parameters stands for an
         input, such as a learned query.
     """
-    reduced = {axis for position in reduction for axis in track.axes_at(position)}
-    shared = {axis for position in batch for axis in track.axes_at(position)}
-    kept = {
-        axis
-        for position in {*range(len(track.dimensions))} - {*reduction} - {*batch}
-        for axis in track.axes_at(position)
-    }
-    kept -= reduced & _became(track, _tracks.PICKED)
+    positions = {*range(len(track.dimensions))}
+    reduced, shared = track.axes_at(*reduction), track.axes_at(*batch)
+    kept = track.axes_at(*positions.difference(reduction, batch))
+    kept -= reduced & track.that_became(_tracks.PICKED)
     problem = "some of its axes are summed before its use" if track.summed else ""
     if left_is_input and _tracks.is_linked(track):
         if reduced and kept:
@@ -71,7 +67,7 @@ def contracted(
             roles.add((axis, _BATCH))
         elif became == _tracks.REDUCTION:
             roles.add((axis, _REDUCTION))
-        elif became in (_tracks.LINKED, _tracks.LINKED_LEFT, _tracks.LINKED_RIGHT):
+        elif became in _tracks.PRODUCTS:
             # In x @ (a @ b) the input meets a, whose outputs b then reduces.
             roles.add((axis, _OUTPUT if reduced else _REDUCTION))
     known = {axis for axis, _ in roles}
@@ -89,10 +85,10 @@ def transposed(use: Use) -> Use:
 
 def looked_up(track: Track, where: str) -> Use:
     """A use of rows of a table, each by its index."""
-    picked = _became(track, _tracks.PICKED)
-    batch = _became(track, _tracks.BATCH)
-    chosen = _became(track, _tracks.SELECTED)
-    linked = _became(track, _tracks.LINKED, _tracks.LINKED_LEFT, _tracks.LINKED_RIGHT)
+    picked = track.that_became(_tracks.PICKED)
+    batch = track.that_became(_tracks.BATCH)
+    chosen = track.that_became(_tracks.SELECTED)
+    linked = track.that_became(*_tracks.PRODUCTS)
     rows = (track.axes() | linked) - picked
     roles = {(axis, _OUTPUT) for axis in picked}
     roles |= {(axis, _REDUCTION) for axis in rows}
@@ -109,9 +105,9 @@ def elementwise(track: Track, where: str) -> Use | None:
         return None
     if track.equation:
         return contracted(track, where, reduction=())
-    if track.became_any(_tracks.PICKED):
+    if track.that_became(_tracks.PICKED):
         return looked_up(track, where)
-    if track.became_any(_tracks.LINKED_LEFT, _tracks.LINKED_RIGHT):
+    if _tracks.is_linked(track):
         return Use(CONTRACTED, frozenset(), where, _PRODUCT)
     if track.transformed:
         positions = range(len(track.dimensions))
@@ -122,13 +118,9 @@ def elementwise(track: Track, where: str) -> Use | None:
 
 def activation(track: Track, where: str) -> Use | None:
     """What a product of parameters is if it is no kernel: the left one is an input."""
-    if track.became_any(_tracks.LINKED_RIGHT):
+    if track.that_became(_tracks.LINKED_RIGHT):
         return contracted(track, where, reduction=(), left_is_input=True)
     return None if track.summed else Use(ELEMENTWISE, frozenset(), where)
-
-
-def _became(track: Track, *roles: str) -> set[int]:
-    return {axis for axis, role in track.gone if role in roles}
 
 
 def read(
