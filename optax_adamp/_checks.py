@@ -1,5 +1,6 @@
 """What the functions that look at params refuse, and what they say of it."""
 
+from collections import Counter
 from typing import Any
 
 import jax
@@ -33,6 +34,17 @@ def refuse_empty(params: Any, *, function: str) -> None:
             f"{function} needs the params, but got a tree without arrays. A Flax model "
             "that was never initialized has none."
         )
+
+
+def refuse_shared_paths(named: list[tuple[Names, Any]], *, function: str) -> None:
+    """Raises an error if a parameter has no path, or the same as another."""
+    for names, count in Counter(names for names, _ in named).items():
+        if count > 1 or not names:
+            what = f"{count} at {format_path(names)}" if names else "a lone array"
+            raise ValueError(
+                f"{function} needs a path of its own for each parameter, but got "
+                f"{what}. Put them into a dict."
+            )
 
 
 def check_array(names: Names, leaf: Any, *, argument: str) -> None:

@@ -1,6 +1,5 @@
 """Which weights are scale-invariant, decided once, before training."""
 
-import collections
 import functools
 import itertools
 import math
@@ -19,6 +18,7 @@ from optax_adamp._checks import (
     has_gradient,
     refuse_empty,
     refuse_model,
+    refuse_shared_paths,
 )
 from optax_adamp._dimension_numbers import DimensionNumbers, Reason
 from optax_adamp._evidence import (
@@ -264,13 +264,7 @@ def _named_arrays(params: Any) -> list[tuple[Names, Any]]:
     refuse_model(params, function="detect_scale_invariance")
     refuse_empty(params, function="detect_scale_invariance")
     named = named_leaves(params, is_leaf=is_absent)
-    for names, count in collections.Counter(names for names, _ in named).items():
-        if count > 1 or not names:
-            what = f"{count} at {format_path(names)}" if names else "a lone array"
-            raise ValueError(
-                "detect_scale_invariance needs a path of its own for each parameter, "
-                f"but got {what}. Put them into a dict."
-            )
+    refuse_shared_paths(named, function="detect_scale_invariance")
     for names, node in named:
         if is_absent(node):
             continue

@@ -7,7 +7,7 @@ names along their paths, not by tree structure.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -140,6 +140,24 @@ def _difference(named_updates: list[tuple[Names, Any]], tree: Any) -> str:
     return " and ".join(
         [f"lacks {path}" for path in lacking[:1]] + [f"has {path}" for path in more[:1]]
     )
+
+
+def take_out(
+    tree: Any, is_taken: Callable[[Any], bool]
+) -> tuple[list[Any], Callable[[Iterable[Any]], Any]]:
+    """Some leaves of a tree, and a function that puts others in their places.
+
+    So a function of a tree of arrays and other things is one of the arrays alone.
+    """
+    leaves: list[Any] = jax.tree.leaves(tree)
+    treedef: Any = jax.tree.structure(tree)
+
+    def put_back(others: Iterable[Any]) -> Any:
+        given = iter(others)
+        filled = [next(given) if is_taken(leaf) else leaf for leaf in leaves]
+        return jax.tree.unflatten(treedef, filled)
+
+    return [leaf for leaf in leaves if is_taken(leaf)], put_back
 
 
 def call_if_function(description: Any, params: Any) -> Any:

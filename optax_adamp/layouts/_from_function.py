@@ -1,6 +1,5 @@
 """The axes of the parameters of any JAX function, from what it does with them."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,10 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
+from optax_adamp._checks import (
+    check_array,
+    dtype_of,
+    has_gradient,
+    refuse_model,
+    refuse_shared_paths,
+)
 from optax_adamp._layout import Layout
 from optax_adamp._rules import Reading
-from optax_adamp._trees import Names, format_path, named_leaves
+from optax_adamp._trees import named_leaves, take_out
 from optax_adamp.layouts import _uses
 from optax_adamp.layouts._build import Overrides, build_layout
 from optax_adamp.layouts._elementwise import ELEMENTWISE
@@ -122,26 +127,15 @@ def from_function(
         )
     for names, leaf in leaves:
         check_array(names, leaf, argument="params")
-    for names, count in Counter(names for names, _ in leaves).items():
-        if count > 1 or not names:
-            what = f"{count} at {format_path(names)}" if names else "a lone array"
-            raise ValueError(
-                "from_function needs a path of its own for each parameter, but got "
-                f"{what}. Put them into a dict."
-            )
+    refuse_shared_paths(leaves, function="from_function")
     readings = read_program(fn, params, args, kwargs)
     parameters = [
-        parameter_of(names, leaf, reading)
+        Parameter(names, jnp.shape(leaf), None, owner="", problem=reading)
+        if isinstance(reading, str)
+        else Parameter(names, jnp.shape(leaf), reading, owner="")
         for (names, leaf), reading in zip(leaves, readings, strict=True)
     ]
     return build_layout(parameters, overrides, function="from_function")
-
-
-def parameter_of(names: Names, leaf: Any, reading: Reading | str) -> Parameter:
-    shape = jnp.shape(leaf)
-    if isinstance(reading, str):
-        return Parameter(names, shape, None, "", problem=reading)
-    return Parameter(names, shape, reading, "")
 
 
 def read_program(
@@ -166,20 +160,13 @@ def read_program(
     """
     leaves = jax.tree.leaves(params)
     treedef: Any = jax.tree.structure(params)
-    data = jax.tree.leaves((args, kwargs))
-    data_treedef: Any = jax.tree.structure((args, kwargs))
-    is_array = [hasattr(x, "shape") and hasattr(x, "dtype") for x in data]
+    arrays, with_arrays = take_out((args, kwargs), _is_array)
 
     def flat(weights: list[Any], arrays: list[Any]) -> list[Any]:
-        given = iter(arrays)
-        filled = [
-            next(given) if hit else x for x, hit in zip(data, is_array, strict=True)
-        ]
-        args, kwargs = jax.tree.unflatten(data_treedef, filled)
+        args, kwargs = with_arrays(arrays)
         result = fn(jax.tree.unflatten(treedef, weights), *args, **kwargs)
         return [x for x in jax.tree.leaves(result) if hasattr(x, "dtype")]
 
-    arrays = [x for x, hit in zip(data, is_array, strict=True) if hit]
     traced = jax.make_jaxpr(flat)(leaves, arrays)
     is_parameter = [has_gradient(leaf) for leaf in leaves]
     uses = iter(_uses_of(traced, is_parameter + [False] * len(arrays)))
@@ -191,6 +178,10 @@ def read_program(
         else Reading(None, f"no gradient reaches arrays of {dtype_of(leaf)}")
         for leaf, hit, batch in zip(leaves, is_parameter, batch_axes, strict=True)
     ]
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def _uses_of(traced: core.ClosedJaxpr, is_parameter: Sequence[bool]) -> list[list[Use]]:

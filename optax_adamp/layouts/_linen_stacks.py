@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from optax_adamp._rules import Shape
-from optax_adamp._trees import Names, named_leaves
+from optax_adamp._trees import Names, named_leaves, take_out
 from optax_adamp.layouts._uncovered import full_name
 
 
@@ -40,21 +40,27 @@ class Init(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def run(self, interceptor: Callable[..., Any]) -> Any:
-        """The shapes of the variables."""
-        arguments = self.args, self.kwargs
-        leaves = jax.tree.leaves(arguments)
-        treedef: Any = jax.tree.structure(arguments)
-        is_shape = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves]
-        shapes = [leaf for leaf, hit in zip(leaves, is_shape, strict=True) if hit]
+    def run(self, visit: "_Visit") -> Any:
+        """The shapes of the variables, after visits to all modules."""
+        shapes, with_arrays = take_out((self.args, self.kwargs), _is_shape)
+        ran: set[Names] = set()
+
+        def interceptor(
+            next_fun: Callable[..., Any],
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            context: Any,
+        ) -> Any:
+            result = next_fun(*args, **kwargs)
+            module = context.module
+            # Flax tries the methods of some modules out, with nothing there.
+            if module.scope is not None and module.is_initializing():
+                ran.add(module.path)
+                visit(module, lambda path: not _is_inside(path, module, ran))
+            return result
 
         def init(*arrays: Any) -> Any:
-            given = iter(arrays)
-            filled = [
-                next(given) if hit else leaf
-                for leaf, hit in zip(leaves, is_shape, strict=True)
-            ]
-            args, kwargs = jax.tree.unflatten(treedef, filled)
+            args, kwargs = with_arrays(arrays)
             key = jax.random.key(0)
             # nn.jit would not run a module again that it has traced before. A stream
             # of random numbers with a new name keeps it from finding its old trace.
@@ -65,32 +71,29 @@ class Init(NamedTuple):
         return jax.eval_shape(init, *shapes)
 
 
+# Called with a module when one of its methods returns, and with what tells whether the
+# parameter at a path is its own, rather than one of a module inside.
+_Visit = Callable[[nn.Module, Callable[[Names], bool]], None]
+
+
+def _is_shape(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
 def observe(init: Init) -> tuple[dict[Names, Made], Any]:
     """Runs `init` as it is: what each module makes, and the variables in the end."""
     made: dict[Names, Made] = {}
-    ran: set[Names] = set()
 
-    def interceptor(
-        next_fun: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: Any,
-    ) -> Any:
-        result = next_fun(*args, **kwargs)
-        module = context.module
-        # Flax tries the methods of some modules out beforehand, with nothing there.
-        if module.scope is not None and module.is_initializing():
-            ran.add(module.path)
-            params = nn.meta.unbox(module.variables.get("params"))
-            for names, value in named_leaves(params):
-                # What was not seen further inside is this module's own, unless a
-                # transform made it of a parameter of a module inside.
-                path = (*module.path, *names)
-                if not _is_inside(path, module, ran):
-                    made.setdefault(path, Made(jnp.shape(value), _owner(module)))
-        return result
+    def visit(module: nn.Module, is_own: Callable[[Names], bool]) -> None:
+        params = nn.meta.unbox(module.variables.get("params"))
+        for names, value in named_leaves(params):
+            # What was not seen further inside is this module's own, unless a transform
+            # made it of a parameter of a module inside.
+            path = (*module.path, *names)
+            if is_own(path):
+                made.setdefault(path, Made(jnp.shape(value), _owner(module)))
 
-    return made, nn.meta.unbox(init.run(interceptor))
+    return made, nn.meta.unbox(init.run(visit))
 
 
 def _is_inside(path: Names, module: nn.Module, ran: set[Names]) -> bool:
@@ -179,28 +182,14 @@ def _follow(init: Init, shapes: dict[Names, Shape]) -> dict[Names, _Places | str
 def _run_with_witnesses(
     init: Init, shapes: dict[Names, Shape]
 ) -> dict[Names, _Places | str]:
-    ran: set[Names] = set()
-
     def is_box(node: Any) -> bool:
         return isinstance(node, nn.meta.AxisMetadata)
 
-    def interceptor(
-        next_fun: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: Any,
-    ) -> Any:
-        result = next_fun(*args, **kwargs)
-        module = context.module
-        if module.scope is None or not module.is_initializing():
-            return result
-        ran.add(module.path)
-
+    def visit(module: nn.Module, is_own: Callable[[Names], bool]) -> None:
         def witness(names: Names, leaf: Any) -> Any:
             path = (*module.path, *names)
             shape = shapes.get(path)
-            seen = isinstance(leaf, _Witnessed) or _is_inside(path, module, ran)
-            if shape is None or seen:
+            if shape is None or isinstance(leaf, _Witnessed) or not is_own(path):
                 return leaf
             sizes = _witness_sizes(jnp.ndim(nn.meta.unbox(leaf)), shape)
             return _Witnessed(leaf, jnp.zeros(sizes))
@@ -211,9 +200,8 @@ def _run_with_witnesses(
             if any(new is not old for new, (_, old) in zip(after, leaves, strict=True)):
                 treedef: Any = jax.tree.structure(value, is_leaf=is_box)
                 module.put_variable("params", name, jax.tree.unflatten(treedef, after))
-        return result
 
-    boxes = dict(named_leaves(init.run(interceptor)["params"], is_leaf=is_box))
+    boxes = dict(named_leaves(init.run(visit)["params"], is_leaf=is_box))
     return {path: _places(boxes.get(path), shape) for path, shape in shapes.items()}
 
 

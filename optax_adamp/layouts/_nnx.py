@@ -262,13 +262,13 @@ class _Leaf(NamedTuple):
 
 
 def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
+    graph: Any = nnx.iter_graph(model)
+    nodes: dict[Any, Any] = dict(graph)
     owners: dict[Any, Any] = {
         path: node
-        for path, node in nnx.iter_graph(model)
+        for path, node in nodes.items()
         if isinstance(node, nnx.Pytree) and not isinstance(node, nnx.List | nnx.Dict)
     }
-    nodes: Any = nnx.iter_graph(model)
-    original: dict[Any, Any] = dict(nodes)
     # A Variable has one path in the state, however many modules hold it.
     sharing: dict[int, list[Any]] = defaultdict(list)
     for owner in owners.values():
@@ -286,7 +286,7 @@ def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
             depth = max(d for d in range(len(path)) if path[:d] in owners)
             owner, attribute = owners[path[:depth]], path[depth:]
             plain, problem = _plain(owner, attribute), ""
-            others = sharing[id(original.get(variable_path))]
+            others = sharing[id(nodes.get(variable_path))]
             if any(_plain(*other) != plain for other in others):
                 names = sorted({type(other).__name__ for other, _ in others})
                 plain, problem = None, f"it is shared by {' and '.join(names)}"
