@@ -4,13 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
 from programs import (
-    assert_read_well,
-    assert_read_well_with_captured_data,
     floats,
     indices,
     program,
@@ -266,18 +263,3 @@ TABLES = {
     "vmap": VMAPS,
     "gradients": GRADIENTS,
 }
-CASES = {
-    f"{table}: {name}": case
-    for table, cases in TABLES.items()
-    for name, case in cases.items()
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_axes(name):
-    assert_read_well(CASES[name])
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_captured_data_are_data(name):
-    assert_read_well_with_captured_data(CASES[name])

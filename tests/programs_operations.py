@@ -2,12 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
 
 from programs import (
-    assert_read_well,
-    assert_read_well_with_captured_data,
     floats,
     indices,
     program,
@@ -284,18 +281,3 @@ TABLES = {
     "parts": PARTS,
     "complex": COMPLEX,
 }
-CASES = {
-    f"{table}: {name}": case
-    for table, cases in TABLES.items()
-    for name, case in cases.items()
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_axes(name):
-    assert_read_well(CASES[name])
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_captured_data_are_data(name):
-    assert_read_well_with_captured_data(CASES[name])

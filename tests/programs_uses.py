@@ -2,12 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 from jax import lax
 
 from programs import (
-    assert_read_well,
-    assert_read_well_with_captured_data,
     floats,
     indices,
     program,
@@ -180,19 +177,3 @@ VECTORS = {
 }
 
 TABLES = {"lookups": LOOKUPS, "vectors": VECTORS}
-CASES = {
-    f"{table}: {name}": case
-    for table, cases in TABLES.items()
-    for name, case in cases.items()
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_axes(name):
-    assert_read_well(CASES[name])
-
-
-# One captured number chooses the same row at every step: it is no lookup.
-@pytest.mark.parametrize("name", sorted(CASES.keys() - {"lookups: one row"}))
-def test_captured_data_are_data(name):
-    assert_read_well_with_captured_data(CASES[name])
