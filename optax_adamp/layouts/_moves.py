@@ -113,7 +113,10 @@ def _pad(operation: Operation, values: list[Value]) -> list[Value]:
 @MOVES.named("concatenate", params="dimension")
 def _concatenate(operation: Operation, values: list[Value]) -> list[Value]:
     shape, axis = operation.shapes[0], operation.params["dimension"]
-    return [_joined(operation, [_placed(value, axis) for value in values], shape, axis)]
+    values = [_placed(value, axis) for value in values]
+    if all(value.shape[axis] == 1 for value in values):
+        values = _restacked(values, axis)  # Before JAX 0.10, `stack` is written so.
+    return [_joined(operation, values, shape, axis)]
 
 
 @MOVES.named("stack", params="axis")
