@@ -4,11 +4,12 @@ Heo et al., "AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-i
 Weights", ICLR 2021 (https://arxiv.org/abs/2006.08217).
 """
 
-from typing import TYPE_CHECKING
-
+from optax_adamp import layouts
 from optax_adamp._alias import adamp, sgdp
-from optax_adamp._lazy import lazy_attributes
-from optax_adamp._specs import ProjectionDimensionNumbers
+from optax_adamp._axes import ProjectionDimensionNumbers
+from optax_adamp._inspect.describe import describe
+from optax_adamp._inspect.detect import detect_scale_invariance
+from optax_adamp._inspect.measure import measure
 from optax_adamp._transform import scale_by_projection, with_gradient
 
 __version__ = "0.1.0"
@@ -24,24 +25,3 @@ __all__ = [
     "sgdp",
     "with_gradient",
 ]
-
-# What looks at a model, before or between steps, would double the time of an import.
-if TYPE_CHECKING:  # Else a checker would believe that there is anything one asks for.
-    from optax_adamp import layouts
-    from optax_adamp._describe import describe
-    from optax_adamp._detect import detect_scale_invariance
-    from optax_adamp._measure import measure
-else:
-    __getattr__ = lazy_attributes(
-        __name__,
-        {
-            "describe": "_describe",
-            "detect_scale_invariance": "_detect",
-            "layouts": "layouts",
-            "measure": "_measure",
-        },
-    )
-
-
-def __dir__() -> set[str]:
-    return {*globals(), *__all__}

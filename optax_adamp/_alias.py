@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import optax
 
-from optax_adamp._dimension_numbers import DimensionNumbers
-from optax_adamp._partition_specs import PartitionSpecs
+from optax_adamp._mesh_axes import PartitionSpecs
 from optax_adamp._transform import scale_by_projection, with_gradient
+from optax_adamp.layouts._dimension_numbers import DimensionNumbers
 
 
 def adamp(

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from optax_adamp._dimension_numbers import (
+from optax_adamp._axes import Axes
+from optax_adamp._mesh_axes import PartitionSpecs, resolve_partition_specs
+from optax_adamp._trees import Names, is_absent, leaves_like, named_leaves
+from optax_adamp.layouts._dimension_numbers import (
     DimensionNumbers,
     Reason,
     resolve_dimension_numbers,
 )
-from optax_adamp._partition_specs import PartitionSpecs, resolve_partition_specs
-from optax_adamp._specs import Axes
-from optax_adamp._trees import Names, is_absent, leaves_like, named_leaves
 
 
 class Parameter(NamedTuple):

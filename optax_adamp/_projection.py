@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optax_adamp._specs import Axes
+from optax_adamp._axes import Axes
 
 
 class Sums(NamedTuple):

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import optax
 
-from optax_adamp._dimension_numbers import DimensionNumbers
+from optax_adamp._mesh_axes import PartitionSpecs
 from optax_adamp._parameters import Parameter, resolve_parameters
-from optax_adamp._partition_specs import PartitionSpecs
 from optax_adamp._projection import project
 from optax_adamp._trees import call_if_function, is_absent, match_prefix
+from optax_adamp.layouts._dimension_numbers import DimensionNumbers
 
 _NO_PARAMS = (
     "scale_by_projection needs the current params, to project updates on them: call "

@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_adamp._printable import printable
-
 Names = tuple[str, ...]
 
 
@@ -239,3 +237,17 @@ def match_prefix(
                 f"entry or correct its path.{way_out}"
             )
     return matches
+
+
+def printable(text: str) -> str:
+    r"""A text in which line breaks, terminal escapes and the like are written out.
+
+    The names of users may hold anything, and tables go to terminals.
+
+    Example:
+      >>> print(printable("größe\n\x1b[31m"))
+      größe\n\x1b[31m
+    """
+    return "".join(
+        letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text
+    )

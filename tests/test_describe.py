@@ -10,8 +10,8 @@ from flax import linen as nn
 from flax import nnx
 
 from optax_adamp import ProjectionDimensionNumbers, adamp, describe
-from optax_adamp._rules import Reading
 from optax_adamp.layouts import Layout, Rule, output_first, output_last, stacked
+from optax_adamp.layouts._rules import Reading
 
 FIRST = ProjectionDimensionNumbers(1, 0)
 

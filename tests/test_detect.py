@@ -16,7 +16,7 @@ from optax_adamp import (
     adamp,
     detect_scale_invariance,
 )
-from optax_adamp._grouping import Sums
+from optax_adamp._inspect.grouping import Sums
 
 INPUTS, CHANNELS, BATCH = 6, 8, 32
 KERNEL = ProjectionDimensionNumbers(-2, -1)

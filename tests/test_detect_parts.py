@@ -9,10 +9,10 @@ from flax import nnx
 from messages import only
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import _detect, detect_scale_invariance
-from optax_adamp._dimension_numbers import Reason
-from optax_adamp._evidence import Evidence
+from optax_adamp._axes import Axes
+from optax_adamp._inspect.evidence import Evidence
 from optax_adamp._parameters import Parameter
-from optax_adamp._specs import Axes
+from optax_adamp.layouts._dimension_numbers import Reason
 
 AXES = Axes(reduction=(1,), output=(2,), view="auto")  # (batch, in, out)
 

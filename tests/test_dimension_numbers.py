@@ -8,9 +8,9 @@ import pytest
 from optax import contrib
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
-from optax_adamp._dimension_numbers import resolve_dimension_numbers
-from optax_adamp._specs import Axes
+from optax_adamp._axes import Axes
 from optax_adamp._trees import format_path, named_leaves
+from optax_adamp.layouts._dimension_numbers import resolve_dimension_numbers
 
 PARAMS = {
     "attention": {"query": {"kernel": (8, 2, 4), "bias": (2, 4)}},

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from optax_adamp._evidence import (
+from optax_adamp._axes import Axes
+from optax_adamp._inspect.evidence import (
     Evidence,
     Finding,
     _tail,
@@ -15,8 +16,7 @@ from optax_adamp._evidence import (
     second_opinion,
     weigh,
 )
-from optax_adamp._grouping import Sums, merge, stack
-from optax_adamp._specs import Axes
+from optax_adamp._inspect.grouping import Sums, merge, stack
 
 LENGTH = 25
 INF, NAN = np.inf, np.nan

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from optax_adamp._grouping import Sums, groupings, is_layer, merge
+from optax_adamp._inspect.grouping import Sums, groupings, is_layer, merge
 
 
 def channels(*outputs, by=None):

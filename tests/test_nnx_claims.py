@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
-from optax_adamp._rules import Reading
 from optax_adamp.layouts import from_nnx
 from optax_adamp.layouts._build import Parameter
 from optax_adamp.layouts._nnx import (
@@ -21,6 +20,7 @@ from optax_adamp.layouts._nnx import (
     _Stacking,
     _stackings,
 )
+from optax_adamp.layouts._rules import Reading
 
 DENSE = Spec((0,), (1,))
 

@@ -5,9 +5,9 @@ import optax
 import pytest
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
+from optax_adamp._axes import Axes
+from optax_adamp._mesh_axes import OWN
 from optax_adamp._parameters import resolve_parameters
-from optax_adamp._partition_specs import OWN
-from optax_adamp._specs import Axes
 
 MASKED = optax.MaskedNode()
 

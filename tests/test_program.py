@@ -14,8 +14,8 @@ from jax import lax
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import adamp, describe
 from optax_adamp.layouts import from_function, output_first
-from optax_adamp.layouts._products import PRODUCTS
-from optax_adamp.layouts._program import Operations
+from optax_adamp.layouts._program.products import PRODUCTS
+from optax_adamp.layouts._program.walk import Operations
 from programs import floats, indices, read
 
 X = floats(8, 4)

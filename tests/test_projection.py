@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import reference
+from optax_adamp._axes import Axes
 from optax_adamp._projection import project
-from optax_adamp._specs import Axes
 from precision import float64
 
 HYPERPARAMETERS = {"delta": 0.1, "wd_ratio": 0.1, "eps": 1e-8}

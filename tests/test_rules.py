@@ -9,9 +9,10 @@ import pytest
 from messages import only
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import describe, layouts
-from optax_adamp._rules import Reading, Rule, plain_names
 from optax_adamp.layouts import _kernels
 from optax_adamp.layouts._build import Parameter, build_layout
+from optax_adamp.layouts._names import plain_names
+from optax_adamp.layouts._rules import Reading, Rule
 
 LAST = Spec((0,), 1)
 VECTOR = Reading(None, "fewer than two axes")

@@ -12,8 +12,8 @@ from flax.core import FrozenDict
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import adamp
-from optax_adamp._layout import Layout, reason_of
-from optax_adamp._specs import Axes, count_from_front, is_spec
+from optax_adamp._axes import Axes, count_from_front, is_spec
+from optax_adamp.layouts._layout import Layout, reason_of
 
 
 class OfAnotherLibrary:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from optax_adamp._table import Table
+from optax_adamp._inspect.table import Table
 
 
 class Row(NamedTuple):

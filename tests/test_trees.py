@@ -13,10 +13,8 @@ from jax.tree_util import register_dataclass
 from messages import only
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import layouts
+from optax_adamp._axes import Axes
 from optax_adamp._checks import dtype_of, refuse_model
-from optax_adamp._dimension_numbers import resolve_dimension_numbers
-from optax_adamp._rules import Reading, Rule
-from optax_adamp._specs import Axes
 from optax_adamp._trees import (
     Entry,
     call_if_function,
@@ -27,6 +25,8 @@ from optax_adamp._trees import (
     named_leaves,
     path_matches,
 )
+from optax_adamp.layouts._dimension_numbers import resolve_dimension_numbers
+from optax_adamp.layouts._rules import Reading, Rule
 
 MASKED = optax.MaskedNode()
 

@@ -4,14 +4,29 @@ Every function here gives what `dimension_numbers` takes. Flax is imported only 
 axes are asked of a Flax model.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from optax_adamp._layout import Layout
-from optax_adamp._lazy import lazy_attributes
-from optax_adamp._rules import Rule, output_last
 from optax_adamp.layouts._from_function import from_function
-from optax_adamp.layouts._output_first import output_first
+from optax_adamp.layouts._layout import Layout
+from optax_adamp.layouts._rules import Rule, output_first, output_last
 from optax_adamp.layouts._stacked import stacked
+
+if TYPE_CHECKING:
+    from optax_adamp.layouts._linen import from_linen
+    from optax_adamp.layouts._nnx import from_nnx
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name == "from_linen":
+            from optax_adamp.layouts._linen import from_linen
+
+            return from_linen
+        if name == "from_nnx":
+            from optax_adamp.layouts._nnx import from_nnx
+
+            return from_nnx
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Layout",
@@ -23,14 +38,6 @@ __all__ = [
     "output_last",
     "stacked",
 ]
-
-if TYPE_CHECKING:  # Else a checker would believe that there is anything one asks for.
-    from optax_adamp.layouts._linen import from_linen
-    from optax_adamp.layouts._nnx import from_nnx
-else:
-    __getattr__ = lazy_attributes(
-        __name__, {"from_linen": "_linen", "from_nnx": "_nnx"}
-    )
 
 
 def __dir__() -> set[str]:

@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from optax_adamp._layout import Layout
-from optax_adamp._printable import printable
-from optax_adamp._rules import Reading, Rule, Shape
-from optax_adamp._specs import (
+from optax_adamp._axes import (
     ProjectionDimensionNumbers,
     count_from_front,
     is_spec,
 )
-from optax_adamp._trees import path_matches
+from optax_adamp._trees import path_matches, printable
+from optax_adamp.layouts._layout import Layout
+from optax_adamp.layouts._names import Shape
+from optax_adamp.layouts._rules import Reading, Rule
 from optax_adamp.layouts._uncovered import Parameter, join, uncovered_message
 
 # A path (or a glob of paths) to what stands there: a spec, a rule, or None.

@@ -14,20 +14,20 @@ from optax_adamp._checks import (
     refuse_model,
     refuse_shared_paths,
 )
-from optax_adamp._layout import Layout
-from optax_adamp._rules import Reading
 from optax_adamp._trees import named_leaves, take_out
-from optax_adamp.layouts import _uses
 from optax_adamp.layouts._build import Overrides, build_layout
-from optax_adamp.layouts._elementwise import ELEMENTWISE
-from optax_adamp.layouts._lookups import LOOKUPS
-from optax_adamp.layouts._loops import LOOPS
-from optax_adamp.layouts._moves import MOVES
-from optax_adamp.layouts._products import PRODUCTS
-from optax_adamp.layouts._program import Operations, Program, shape_of
-from optax_adamp.layouts._tracks import of_parameter, plain
+from optax_adamp.layouts._layout import Layout
+from optax_adamp.layouts._program import uses
+from optax_adamp.layouts._program.elementwise import ELEMENTWISE
+from optax_adamp.layouts._program.lookups import LOOKUPS
+from optax_adamp.layouts._program.loops import LOOPS
+from optax_adamp.layouts._program.moves import MOVES
+from optax_adamp.layouts._program.products import PRODUCTS
+from optax_adamp.layouts._program.tracks import of_parameter, plain
+from optax_adamp.layouts._program.uses import Use, read
+from optax_adamp.layouts._program.walk import Operations, Program, shape_of
+from optax_adamp.layouts._rules import Reading
 from optax_adamp.layouts._uncovered import Parameter
-from optax_adamp.layouts._uses import Use, read
 
 
 def from_function(
@@ -202,9 +202,9 @@ def _uses_of(traced: core.ClosedJaxpr, is_parameter: Sequence[bool]) -> list[lis
     ]
     for value in program.walk(traced.jaxpr, arguments):
         for track in value.tracks:
-            use = _uses.elementwise(track, "at its end")
-            if use is not None and use.kind == _uses.ELEMENTWISE:
-                use = use._replace(kind=_uses.RETURNED)
+            use = uses.elementwise(track, "at its end")
+            if use is not None and use.kind == uses.ELEMENTWISE:
+                use = use._replace(kind=uses.RETURNED)
             program.record(track.parameter, use)
     return program.uses
 

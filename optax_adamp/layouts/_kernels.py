@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from optax_adamp._specs import ProjectionDimensionNumbers
+from optax_adamp._axes import ProjectionDimensionNumbers
 
 
 def dense_general(batch: int, inputs: int, outputs: int) -> ProjectionDimensionNumbers:

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from optax_adamp._layout import Layout
-from optax_adamp._rules import Reading
 from optax_adamp._trees import Names, named_leaves
 from optax_adamp.layouts._build import Overrides, build_layout
 from optax_adamp.layouts._from_function import read_program
+from optax_adamp.layouts._layout import Layout
 from optax_adamp.layouts._linen_stacks import Init, Made, observe, stacked_axes
+from optax_adamp.layouts._rules import Reading
 from optax_adamp.layouts._stacked import stacked_along
 from optax_adamp.layouts._uncovered import Parameter
 

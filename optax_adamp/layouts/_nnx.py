@@ -15,13 +15,14 @@ from typing import Any, NamedTuple, cast
 import jax
 from flax import linen, nnx
 
-from optax_adamp._layout import Layout
-from optax_adamp._rules import Reading, Shape
-from optax_adamp._specs import ProjectionDimensionNumbers
+from optax_adamp._axes import ProjectionDimensionNumbers
 from optax_adamp._trees import Names, named_leaves
 from optax_adamp.layouts import _kernels
 from optax_adamp.layouts._build import Overrides, build_layout
 from optax_adamp.layouts._from_function import read_program
+from optax_adamp.layouts._layout import Layout
+from optax_adamp.layouts._names import Shape
+from optax_adamp.layouts._rules import Reading
 from optax_adamp.layouts._stacked import stacked_along
 from optax_adamp.layouts._uncovered import Parameter, full_name
 

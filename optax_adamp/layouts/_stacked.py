@@ -5,15 +5,10 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optax_adamp._rules import (
-    Reading,
-    Rule,
-    Shape,
-    doubt_without_name,
-    without_channels,
-)
-from optax_adamp._specs import ProjectionDimensionNumbers, count_from_front, is_spec
+from optax_adamp._axes import ProjectionDimensionNumbers, count_from_front, is_spec
 from optax_adamp._trees import Names, format_path, path_matches
+from optax_adamp.layouts._names import Shape, doubt_without_name, without_channels
+from optax_adamp.layouts._rules import Reading, Rule
 
 
 def stacked(rule: Any, axis: int = 0, where: str | Sequence[str] | None = None) -> Rule:

@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from optax_adamp._printable import printable
-from optax_adamp._rules import (
-    Reading,
+from optax_adamp._trees import Names, format_path, path_matches, printable
+from optax_adamp.layouts._names import (
     Shape,
     looks_like_embedding,
     looks_like_kernel,
@@ -16,7 +15,7 @@ from optax_adamp._rules import (
     plain_name,
     without_channels,
 )
-from optax_adamp._trees import Names, format_path, path_matches
+from optax_adamp.layouts._rules import Reading
 
 # Such as `pos`, `pos_embedding` and `rel_position_bias`, but not `compose`.
 _POSITIONS = re.compile(r"(^|_)pos(ition(s|al)?)?(_|emb|$)", re.IGNORECASE)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from optax_adamp.layouts import _tracks
-from optax_adamp.layouts._program import Operation, Operations
-from optax_adamp.layouts._tracks import Value, is_linked, map_tracks, plain
+from optax_adamp.layouts._program import tracks
+from optax_adamp.layouts._program.tracks import Value, is_linked, map_tracks, plain
+from optax_adamp.layouts._program.walk import Operation, Operations
 
 ELEMENTWISE = Operations()
 
@@ -101,8 +101,8 @@ def combined(
     if along < owned if is_data else along <= owned:
         # A mask, or a factor for each channel: still a weight.
         scaled = is_data or any(value.is_scaled for value in tracked)
-        tracks = _tracks.merge(tracked)
-        return Value(shape, varies, False, tracks, scaled, is_captured)
+        merged = tracks.merge(tracked)
+        return Value(shape, varies, False, merged, scaled, is_captured)
     operation.combine(*tracked)
     everywhere = along | owned
     return Value(shape, tuple(axis in everywhere for axis in range(len(shape))), True)
@@ -136,4 +136,4 @@ def _aligned(value: Value, shape: tuple[int, ...]) -> Value:
     if value.shape == shape:
         return value
     sources = range(len(value.shape)) if value.shape else [None] * len(shape)
-    return _tracks.rearrange(value, list(sources), shape)
+    return tracks.rearrange(value, list(sources), shape)

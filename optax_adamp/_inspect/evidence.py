@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optax_adamp._grouping import Sums, groupings, is_layer, merge
-from optax_adamp._penalty import find_penalty, without_penalty
-from optax_adamp._table import Table
+from optax_adamp._inspect.grouping import Sums, groupings, is_layer, merge
+from optax_adamp._inspect.penalty import find_penalty, without_penalty
+from optax_adamp._inspect.table import Table
 
 # Four batches pass by chance with a probability of 4e-5.
 _LEAST_INFORMATIVE = 4

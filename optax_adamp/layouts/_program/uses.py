@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from optax_adamp._rules import Reading, Shape
-from optax_adamp._specs import ProjectionDimensionNumbers
-from optax_adamp.layouts import _tracks
-from optax_adamp.layouts._tracks import Track
+from optax_adamp._axes import ProjectionDimensionNumbers
+from optax_adamp.layouts._names import Shape
+from optax_adamp.layouts._program import tracks
+from optax_adamp.layouts._program.tracks import Track
+from optax_adamp.layouts._rules import Reading
 
 CONTRACTED, LOOKED_UP, ELEMENTWISE, RETURNED, UNKNOWN = (
     "contracted and kept",
@@ -52,9 +53,9 @@ def contracted(
     positions = {*range(len(track.dimensions))}
     reduced, shared = track.axes_at(*reduction), track.axes_at(*batch)
     kept = track.axes_at(*positions.difference(reduction, batch))
-    kept -= reduced & track.that_became(_tracks.PICKED)
+    kept -= reduced & track.that_became(tracks.PICKED)
     problem = "some of its axes are summed before its use" if track.summed else ""
-    if left_is_input and _tracks.is_linked(track):
+    if left_is_input and tracks.is_linked(track):
         if reduced and kept:
             problem = _PRODUCT
         # The product is an activation: all axes that are left are outputs of a kernel.
@@ -63,11 +64,11 @@ def contracted(
     roles |= {(axis, _BATCH) for axis in shared}
     roles |= {(axis, _OUTPUT) for axis in kept}
     for axis, became in track.gone:
-        if became == _tracks.BATCH:
+        if became == tracks.BATCH:
             roles.add((axis, _BATCH))
-        elif became == _tracks.REDUCTION:
+        elif became == tracks.REDUCTION:
             roles.add((axis, _REDUCTION))
-        elif became in _tracks.PRODUCTS:
+        elif became in tracks.PRODUCTS:
             # In x @ (a @ b) the input meets a, whose outputs b then reduces.
             roles.add((axis, _OUTPUT if reduced else _REDUCTION))
     known = {axis for axis, _ in roles}
@@ -85,10 +86,10 @@ def transposed(use: Use) -> Use:
 
 def looked_up(track: Track, where: str) -> Use:
     """A use of rows of a table, each by its index."""
-    picked = track.that_became(_tracks.PICKED)
-    batch = track.that_became(_tracks.BATCH)
-    chosen = track.that_became(_tracks.SELECTED)
-    linked = track.that_became(*_tracks.PRODUCTS)
+    picked = track.that_became(tracks.PICKED)
+    batch = track.that_became(tracks.BATCH)
+    chosen = track.that_became(tracks.SELECTED)
+    linked = track.that_became(*tracks.PRODUCTS)
     rows = (track.axes() | linked) - picked
     roles = {(axis, _OUTPUT) for axis in picked}
     roles |= {(axis, _REDUCTION) for axis in rows}
@@ -105,9 +106,9 @@ def elementwise(track: Track, where: str) -> Use | None:
         return None
     if track.equation:
         return contracted(track, where, reduction=())
-    if track.that_became(_tracks.PICKED):
+    if track.that_became(tracks.PICKED):
         return looked_up(track, where)
-    if _tracks.is_linked(track):
+    if tracks.is_linked(track):
         return Use(CONTRACTED, frozenset(), where, _PRODUCT)
     if track.transformed:
         positions = range(len(track.dimensions))
@@ -118,7 +119,7 @@ def elementwise(track: Track, where: str) -> Use | None:
 
 def activation(track: Track, where: str) -> Use | None:
     """What a product of parameters is if it is no kernel: the left one is an input."""
-    if track.that_became(_tracks.LINKED_RIGHT):
+    if track.that_became(tracks.LINKED_RIGHT):
         return contracted(track, where, reduction=(), left_is_input=True)
     return None if track.summed else Use(ELEMENTWISE, frozenset(), where)
 

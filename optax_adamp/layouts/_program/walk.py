@@ -14,9 +14,9 @@ from typing import Any
 import jax
 from jax.extend import core, source_info_util
 
-from optax_adamp.layouts import _tracks, _uses
-from optax_adamp.layouts._tracks import Track, Value, plain, plain_of
-from optax_adamp.layouts._uses import Use
+from optax_adamp.layouts._program import tracks, uses
+from optax_adamp.layouts._program.tracks import Track, Value, plain, plain_of
+from optax_adamp.layouts._program.uses import Use
 
 # Functions that are called with what the operation is given, by the name of their body.
 _CALLS = {
@@ -74,7 +74,7 @@ class Program:
             known[var] = plain(shape_of(var), is_data=False, is_captured=True)
         for var, value in zip(jaxpr.invars, arguments, strict=True):
             # Inside shard_map an array is a part of what it is outside.
-            known[var] = _tracks.resize(value, shape_of(var))
+            known[var] = tracks.resize(value, shape_of(var))
         wanted = _with_gradient(jaxpr)
         for index, equation in enumerate(jaxpr.eqns):
             operation = Operation(self, equation, caller, index in wanted)
@@ -189,7 +189,7 @@ class Operation:
             body = self.params.get(_CALLS[self.name])
             if body is not None and len(jaxpr_of(body).invars) == len(values):
                 results = self.walk(body, values)
-                return list(map(_tracks.resize, results, self.shapes))
+                return list(map(tracks.resize, results, self.shapes))
         elif function := self.program.operations.get(self.name):
             try:
                 return function(self, values)
@@ -213,7 +213,7 @@ class Operation:
                     problem = f"it goes into the operation {self.name!r}{more}"
                     self.note(
                         track,
-                        Use(_uses.UNKNOWN, frozenset(), self.where, problem),
+                        Use(uses.UNKNOWN, frozenset(), self.where, problem),
                     )
         return [plain_of(values, shape) for shape in self.shapes]
 
@@ -227,11 +227,11 @@ class Operation:
     ) -> None:
         """Notes that axes of a value of parameters are summed over with data."""
         for track in value.tracks:
-            is_input = left_is_input and track.that_became(_tracks.LINKED_LEFT)
+            is_input = left_is_input and track.that_became(tracks.LINKED_LEFT)
             if is_input or _is_gain(track, value, {*reduction, *batch}):
-                self.note(track, _uses.activation(track, self.where))
+                self.note(track, uses.activation(track, self.where))
             elif track.axes() or not track.summed:
-                use = _uses.contracted(
+                use = uses.contracted(
                     track,
                     self.where,
                     reduction=reduction,
@@ -239,19 +239,19 @@ class Operation:
                     left_is_input=left_is_input,
                 )
                 is_transposed = self.is_derivative and self.name == "dot_general"
-                self.note(track, _uses.transposed(use) if is_transposed else use)
+                self.note(track, uses.transposed(use) if is_transposed else use)
 
     def activate(self, *values: Value) -> None:
         """Notes that products of parameters are activations."""
         for value in values:
             for track in value.tracks:
-                self.note(track, _uses.activation(track, self.where))
+                self.note(track, uses.activation(track, self.where))
 
     def combine(self, *values: Value) -> None:
         """Notes that values of parameters meet data entry by entry."""
         for value in values:
             for track in value.tracks:
-                self.note(track, _uses.elementwise(track, self.where))
+                self.note(track, uses.elementwise(track, self.where))
 
     def note(self, track: Track, use: Use | None) -> None:
         """Adds a use of a parameter, if there is any."""
@@ -262,7 +262,7 @@ class Operation:
 
 def _is_gain(track: Track, value: Value, shared: set[int]) -> bool:
     """Whether it only multiplies a kernel, the same number for all its outputs."""
-    return not track.that_became(*_tracks.PRODUCTS) and any(
+    return not track.that_became(*tracks.PRODUCTS) and any(
         not track.axes_at(position)
         for position in value.owned()
         if position not in shared

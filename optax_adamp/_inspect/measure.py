@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from optax_adamp._axes import Axes
 from optax_adamp._checks import check_array, dtype_of, has_gradient, refuse_model
-from optax_adamp._dimension_numbers import DimensionNumbers
+from optax_adamp._mesh_axes import PartitionSpecs
 from optax_adamp._parameters import resolve_parameters
-from optax_adamp._partition_specs import PartitionSpecs
 from optax_adamp._projection import (
     Sums,
     choose_view,
@@ -21,8 +21,8 @@ from optax_adamp._projection import (
     threshold,
     view_sums,
 )
-from optax_adamp._specs import Axes
 from optax_adamp._trees import Names, format_path, is_absent
+from optax_adamp.layouts._dimension_numbers import DimensionNumbers
 
 
 class Measurement(NamedTuple):

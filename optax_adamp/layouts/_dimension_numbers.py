@@ -7,15 +7,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from optax_adamp._layout import reason_of
-from optax_adamp._rules import (
-    Reading,
-    Rule,
-    doubt_without_name,
-    output_last,
-    without_channels,
-)
-from optax_adamp._specs import Axes, count_from_front, is_spec
+from optax_adamp._axes import Axes, count_from_front, is_spec
 from optax_adamp._trees import (
     Entry,
     Names,
@@ -26,6 +18,9 @@ from optax_adamp._trees import (
     may_match_below,
     path_matches,
 )
+from optax_adamp.layouts._layout import reason_of
+from optax_adamp.layouts._names import doubt_without_name, without_channels
+from optax_adamp.layouts._rules import Reading, Rule, output_last
 
 # A spec or a rule, a tree or prefix tree of them and None, or a function from params to
 # one of these.

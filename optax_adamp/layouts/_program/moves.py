@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from optax_adamp.layouts import _tracks
-from optax_adamp.layouts._elementwise import combined
-from optax_adamp.layouts._program import Operation, Operations
-from optax_adamp.layouts._tracks import Part, Track, Value, map_tracks, plain_of
+from optax_adamp.layouts._program import tracks
+from optax_adamp.layouts._program.elementwise import combined
+from optax_adamp.layouts._program.tracks import Part, Track, Value, map_tracks, plain_of
+from optax_adamp.layouts._program.walk import Operation, Operations
 
 MOVES = Operations()
 
@@ -16,7 +16,7 @@ MOVES = Operations()
 @MOVES.named("transpose", params="permutation")
 def _transpose(operation: Operation, values: list[Value]) -> list[Value]:
     order = operation.params["permutation"]
-    return [_tracks.rearrange(values[0], order, operation.shapes[0])]
+    return [tracks.rearrange(values[0], order, operation.shapes[0])]
 
 
 @MOVES.named("broadcast_in_dim", params="broadcast_dimensions shape sharding")
@@ -26,7 +26,7 @@ def _broadcast(operation: Operation, values: list[Value]) -> list[Value]:
     sources = [
         places.index(axis) if axis in places else None for axis in range(len(shape))
     ]
-    return [_tracks.rearrange(values[0], sources, shape)]
+    return [tracks.rearrange(values[0], sources, shape)]
 
 
 @MOVES.named("tile", params="reps")
@@ -49,14 +49,14 @@ def _tile(operation: Operation, values: list[Value]) -> list[Value]:
 def _squeeze(operation: Operation, values: list[Value]) -> list[Value]:
     dropped = operation.params["dimensions"]
     kept = [axis for axis in range(len(values[0].shape)) if axis not in dropped]
-    return [_tracks.rearrange(values[0], kept, operation.shapes[0])]
+    return [tracks.rearrange(values[0], kept, operation.shapes[0])]
 
 
 @MOVES.named("reshape", params="dimensions new_sizes sharding")
 def _reshape(operation: Operation, values: list[Value]) -> list[Value]:
     if operation.params["dimensions"] is not None:
         return operation.unknown(values, " with dimensions")
-    return [_tracks.reshape(values[0], operation.shapes[0])]
+    return [tracks.reshape(values[0], operation.shapes[0])]
 
 
 @MOVES.named("iota")
@@ -88,10 +88,10 @@ def _split(operation: Operation, values: list[Value]) -> list[Value]:
 
 def cut(value: Value, shape: tuple[int, ...], starts: Sequence[object]) -> Value:
     """The value with but some entries of its axes, each from its start on."""
-    part = _tracks.resize(value, shape)
+    part = tracks.resize(value, shape)
     for axis, (old, new) in enumerate(zip(value.shape, shape, strict=True)):
         if new == 1 < old:
-            part = _tracks.select(part, axis, starts[axis])
+            part = tracks.select(part, axis, starts[axis])
             varies = tuple(v and a != axis for a, v in enumerate(part.varies))
             part = part._replace(varies=varies)
     return part._replace(counts=None)
@@ -107,12 +107,13 @@ def _pad(operation: Operation, values: list[Value]) -> list[Value]:
     if value.is_data and value.tracks:
         operation.combine(value)
         return operation.data()
-    return [_tracks.resize(value, shape)._replace(counts=None)]
+    return [tracks.resize(value, shape)._replace(counts=None)]
 
 
 @MOVES.named("concatenate", params="dimension")
 def _concatenate(operation: Operation, values: list[Value]) -> list[Value]:
-    shape, axis = operation.shapes[0], operation.params["dimension"]
+    shape = operation.shapes[0]
+    axis: int = operation.params["dimension"]
     values = [_placed(value, axis) for value in values]
     if all(value.shape[axis] == 1 for value in values):
         values = _restacked(values, axis)  # Before JAX 0.10, `stack` is written so.
@@ -126,7 +127,7 @@ def _stack(operation: Operation, values: list[Value]) -> list[Value]:
     one = (*shape[:axis], 1, *shape[axis + 1 :])
     sources: list[int | None] = [*range(len(shape) - 1)]
     sources.insert(axis, None)
-    values = [_tracks.rearrange(value, sources, one) for value in values]
+    values = [tracks.rearrange(value, sources, one) for value in values]
     return [_joined(operation, _restacked(values, axis), shape, axis)]
 
 
@@ -142,10 +143,10 @@ def _joined(
     varies = tuple(
         v or (a == axis and not tracked and shape[a] > 1) for a, v in enumerate(along)
     )
-    tracks = _tracks.merge([_tracks.resize(value, shape) for value in tracked])
+    merged = tracks.merge([tracks.resize(value, shape) for value in tracked])
     is_captured = any(value.is_captured for value in values)
     is_scaled = any(value.is_scaled for value in tracked)
-    return Value(shape, varies, False, tracks, is_scaled, is_captured)
+    return Value(shape, varies, False, merged, is_scaled, is_captured)
 
 
 def _placed(value: Value, axis: int) -> Value:
@@ -183,7 +184,7 @@ def _restacked(values: list[Value], axis: int) -> list[Value]:
 def _update(operation: Operation, values: list[Value]) -> list[Value]:
     value, *others = values
     if operation.name == "dynamic_update_slice" and not any(v.is_data for v in values):
-        place = _tracks.resize(others[0], value.shape)
+        place = tracks.resize(others[0], value.shape)
         return [combined(operation, [value, place], value.shape)]
     if value.is_weight and not any(other.is_data or other.tracks for other in others):
         return [value]
@@ -214,7 +215,7 @@ def _reduce(operation: Operation, values: list[Value]) -> list[Value]:
     if value.is_scaled and any(axis in value.owned() for axis in axes):
         operation.combine(value)  # A product with data by hand, and its sum.
         return operation.data()
-    return [_tracks.reduce(value, axes, shape)]
+    return [tracks.reduce(value, axes, shape)]
 
 
 @MOVES.named("sort", "fft")
@@ -225,7 +226,7 @@ def _along_axis(operation: Operation, values: list[Value]) -> list[Value]:
     if len(values) > 1 and any(value.tracks for value in values):
         return operation.unknown(values)
     results = [
-        _tracks.resize(value, shape)._replace(counts=None)
+        tracks.resize(value, shape)._replace(counts=None)
         for value, shape in zip(values, operation.shapes, strict=True)
     ]
     if operation.name == "sort":
@@ -250,4 +251,4 @@ def _all_gather(operation: Operation, values: list[Value]) -> list[Value]:
         return operation.unknown(values, " along a new axis")
     if not operation.params["tiled"]:
         return [plain_of(values, shape) for shape in operation.shapes]
-    return list(map(_tracks.resize, values, operation.shapes))
+    return list(map(tracks.resize, values, operation.shapes))

@@ -1,12 +1,7 @@
-"""Rules: how all parameters of a library are laid out, told by path and shape."""
+"""What the names along a path tell of a parameter, of whatever library."""
 
-import dataclasses
-import math
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
-from optax_adamp._specs import ProjectionDimensionNumbers
 from optax_adamp._trees import Names
 
 # Leaves with these names have one number per channel, never a vector. When layers are
@@ -47,55 +42,9 @@ _LEAST_VOCABULARY = 28_000
 _LEAST_FEATURES = 16
 
 # What ends a warning: it is right for whatever library the params are of.
-_ASK = "let layouts.from_function read the axes from your program."
+ASK = "let layouts.from_function read the axes from your program."
 
 Shape = tuple[int, ...]
-
-
-class Reading(NamedTuple):
-    """How one parameter is read, and what a table says of it."""
-
-    spec: Any | None  # None: not projected.
-    why: str
-    # Why the reading may be wrong; empty if there is no doubt. A function where that
-    # takes a look at the sizes: no step needs it, and sizes may be symbolic.
-    warning: str | Callable[[], str] = ""
-
-
-# A class rather than a closure: equal arguments make equal readings.
-@dataclasses.dataclass(frozen=True)
-class Doubt:
-    """A warning about a parameter that is worked out when it is asked for."""
-
-    look: Callable[[Names, Shape], str]
-    names: Names
-    shape: Shape
-
-    def __call__(self) -> str:
-        return self.look(self.names, self.shape)
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Rule:
-    """Tells the axes of parameters from their paths and shapes.
-
-    A rule is no function of the params and not callable, or
-    :func:`optax.inject_hyperparams` would take it for a schedule. It stands wherever
-    a :class:`ProjectionDimensionNumbers` may: alone, or in a tree above the parameters
-    that it is for.
-
-    Attributes:
-      name: What tables call it.
-      read: From the names along a path and a shape to a reading.
-      patterns: Globs of paths; each must match a parameter that the rule is used on.
-    """
-
-    name: str
-    read: Callable[[Names, Shape], Reading]
-    patterns: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        return self.name
 
 
 def plain_names(names: Names) -> Names:
@@ -136,29 +85,6 @@ def without_channels(names: Names, shape: Shape) -> str | None:
     return None
 
 
-def _read_output_last(names: Names, shape: Shape) -> Reading:
-    if reason := without_channels(names, shape):
-        return Reading(None, reason)
-    axes = tuple(range(len(shape)))
-    spec = ProjectionDimensionNumbers(axes[:-1], axes[-1])
-    return Reading(spec, "last axis", Doubt(_doubt_in_output_last, names, shape))
-
-
-def _doubt_in_output_last(names: Names, shape: Shape) -> str:
-    """Why the last axis may not be the output; empty if there is no reason to think so.
-
-    Neither names nor shapes prove anything: what is said here changes no step.
-    """
-    if doubt := doubt_in_channels(names, math.prod(shape[:-1])):
-        return doubt
-    if len(shape) == 2 and looks_like_embedding(names, shape):
-        return (
-            "May be an embedding, whose rows are its vectors: give it "
-            f"ProjectionDimensionNumbers(1, 0), or {_ASK}"
-        )
-    return doubt_in_convolution(names, shape[-2], shape[:-2], channels="the last")
-
-
 def doubt_without_name(names: Names) -> str:
     """Why a rule for many may take a vector for a kernel; empty if it has a name.
 
@@ -170,7 +96,7 @@ def doubt_without_name(names: Names) -> str:
     if name.isdecimal() or (is_item and name not in (*_KERNEL_NAMES, *_WEIGHT_NAMES)):
         return (
             "Has a place in a list but no name, and may be a bias or the scale of a "
-            f"norm, which are not projected: give it None if so, or {_ASK}"
+            f"norm, which are not projected: give it None if so, or {ASK}"
         )
     return ""
 
@@ -192,12 +118,12 @@ def doubt_in_channels(names: Names, length: int, weights: Names = ()) -> str:
     if name == "b" or (length == 1 and name not in weights):
         return (
             "May be a bias or a scale, with one number a channel: give it None if so, "
-            f"or {_ASK}"
+            f"or {ASK}"
         )
     if looks_like_norm(names):
         return (
             "May be the weight of a norm, stacked or over several axes, with one "
-            f"number a channel: give it None if so, or {_ASK}"
+            f"number a channel: give it None if so, or {ASK}"
         )
     return ""
 
@@ -243,7 +169,7 @@ def doubt_in_convolution(
     return (
         "May be stacked layers, experts or attention heads, not the convolution that "
         f"all axes but {channels} are taken for: give it a spec, use layouts.stacked, "
-        f"or {_ASK}"
+        f"or {ASK}"
     )
 
 
@@ -256,6 +182,3 @@ def _looks_like_convolution(names: Names, inputs: int, window: Shape) -> bool:
     # its few colors, are larger.
     size, *others = window
     return {size} == {*others} and (size <= 11 or inputs <= 4)
-
-
-output_last = Rule("layouts.output_last", _read_output_last)

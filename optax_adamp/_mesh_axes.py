@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from optax_adamp._specs import Axes
+from optax_adamp._axes import Axes
 from optax_adamp._trees import Names, call_if_function, format_path, match_prefix
 
 # In place of a spec: each device has a parameter of its own, or a copy of the whole.

@@ -1,9 +1,8 @@
 """Operations that take entries out of a parameter by their indices."""
 
-from optax_adamp.layouts import _tracks
-from optax_adamp.layouts._moves import cut
-from optax_adamp.layouts._program import Operation, Operations
-from optax_adamp.layouts._tracks import (
+from optax_adamp.layouts._program import tracks
+from optax_adamp.layouts._program.moves import cut
+from optax_adamp.layouts._program.tracks import (
     PICKED,
     Part,
     Track,
@@ -12,6 +11,7 @@ from optax_adamp.layouts._tracks import (
     plain_of,
     unowned,
 )
+from optax_adamp.layouts._program.walk import Operation, Operations
 
 LOOKUPS = Operations()
 
@@ -102,12 +102,12 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
                 dimensions[place] = (Part(own, shape[place]),)
         track = track._replace(dimensions=tuple(dimensions))
         if not is_lookup:
-            return track.became(rows, _tracks.SELECTED)
+            return track.became(rows, tracks.SELECTED)
         return track.became(rows, PICKED)._replace(looked_up=operation.where)
 
     if not is_lookup:
         for axis in picked:
-            value = _tracks.select(value, axis, operation.step)
+            value = tracks.select(value, axis, operation.step)
     varies = tuple(axis in free and size > 1 for axis, size in enumerate(shape))
     moved = Value(shape, varies, is_lookup, value.tracks, value.is_scaled)
     return [map_tracks(moved, move)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from optax_adamp._specs import is_spec
+from optax_adamp._axes import is_spec
 from optax_adamp._trees import Names, is_absent, match_prefix, named_leaves
 
 
@@ -29,7 +29,7 @@ class Layout(dict[Any, Any]):
       >>> import jax.numpy as jnp
       >>> import optax
       >>> import optax_adamp
-      >>> from optax_adamp._layout import Layout
+      >>> from optax_adamp.layouts._layout import Layout
       >>> params = [{"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}]
       >>> layout = Layout()  # As layouts.from_nnx or from_linen make one
       >>> layout.put((0, "kernel"), optax_adamp.ProjectionDimensionNumbers(0, 1), "why")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optax_adamp._specs import Axes
+from optax_adamp._axes import Axes
 
 
 class Sums(NamedTuple):

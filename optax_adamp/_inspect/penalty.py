@@ -7,7 +7,7 @@ cannot be mistaken: what obeys this is, but for a penalty, scale-invariant.
 
 import numpy as np
 
-from optax_adamp._grouping import Sums
+from optax_adamp._inspect.grouping import Sums
 
 # Fitted to one of the batches, the constant leaves the others to be explained. By
 # chance six agree as often as in one weight of 100,000.

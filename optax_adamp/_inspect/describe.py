@@ -14,11 +14,11 @@ from optax_adamp._checks import (
     refuse_empty,
     refuse_model,
 )
-from optax_adamp._dimension_numbers import DimensionNumbers
+from optax_adamp._inspect.table import Table
+from optax_adamp._mesh_axes import OWN
 from optax_adamp._parameters import Parameter, resolve_parameters
-from optax_adamp._partition_specs import OWN
-from optax_adamp._table import Table
 from optax_adamp._trees import format_path, is_absent
+from optax_adamp.layouts._dimension_numbers import DimensionNumbers
 
 _WIDTH = 79
 _TIMES = "\N{MULTIPLICATION SIGN}"

@@ -1,14 +1,14 @@
 """Loops and branches, which are walked inside."""
 
-from optax_adamp.layouts import _tracks
-from optax_adamp.layouts._elementwise import combined
-from optax_adamp.layouts._program import (
+from optax_adamp.layouts._program import tracks
+from optax_adamp.layouts._program.elementwise import combined
+from optax_adamp.layouts._program.tracks import Value
+from optax_adamp.layouts._program.walk import (
     Operation,
     Operations,
     jaxpr_of,
     shape_of,
 )
-from optax_adamp.layouts._tracks import Value
 
 LOOPS = Operations()
 
@@ -32,7 +32,7 @@ def _scan(operation: Operation, values: list[Value]) -> list[Value]:
         if value.is_data and value.tracks:
             operation.combine(value)
     stacked = [
-        _tracks.unstack(value._replace(tracks=()) if value.is_data else value)
+        tracks.unstack(value._replace(tracks=()) if value.is_data else value)
         for value in values[consts + carried :]
     ]
 
@@ -43,7 +43,7 @@ def _scan(operation: Operation, values: list[Value]) -> list[Value]:
     _combine_replaced(operation, first, second, carry)
     results = turn(carry)
     outputs = [
-        _tracks.rearrange(value, [None, *range(len(value.shape))], shape)
+        tracks.rearrange(value, [None, *range(len(value.shape))], shape)
         for value, shape in zip(
             results[carried:], operation.shapes[carried:], strict=True
         )

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from optax_adamp.layouts import _tracks
-from optax_adamp.layouts._program import Operation, Operations
-from optax_adamp.layouts._tracks import (
+from optax_adamp.layouts._program import tracks
+from optax_adamp.layouts._program.tracks import (
     LINKED_LEFT,
     LINKED_RIGHT,
     PICKED,
@@ -17,6 +16,7 @@ from optax_adamp.layouts._tracks import (
     plain_of,
     unowned,
 )
+from optax_adamp.layouts._program.walk import Operation, Operations
 
 PRODUCTS = Operations()
 
@@ -158,7 +158,7 @@ def _mapped(
         kept = [axis for axis in range(len(weight.shape)) if axis not in summed]
         sizes = tuple(weight.shape[axis] for axis in kept)
         order = [kept.index(axis) for axis in (*shared, *_free(ours))]
-        return _tracks.rearrange(_tracks.reduce(weight, summed, sizes), order, shape)
+        return tracks.rearrange(tracks.reduce(weight, summed, sizes), order, shape)
     moved = map_tracks(weight, _replaced(operation, sides, weight_is_left))
     return moved._replace(shape=shape, varies=(False,) * len(shape), counts=None)
 
@@ -179,8 +179,8 @@ def _partly_contracted(
             )
         )
         moved = move(emptied)._replace(equation=operation.equation)
-        moved = moved.became(track.axes_at(*summed), _tracks.REDUCTION)
-        return moved.became(track.axes_at(*shared), _tracks.BATCH)
+        moved = moved.became(track.axes_at(*summed), tracks.REDUCTION)
+        return moved.became(track.axes_at(*shared), tracks.BATCH)
 
     return _data_with(operation, map_tracks(weight, contract))
 
@@ -233,9 +233,9 @@ def _product_of_weights(operation: Operation, sides: Sequence[_Side]) -> Value:
         [*right_batch, *nothing * len(left_free), *right_free],
         LINKED_RIGHT,
     )
-    tracks = _tracks.merge([moved_left, moved_right])
+    merged = tracks.merge([moved_left, moved_right])
     scaled = left.is_scaled or right.is_scaled
-    return Value(shape, (False,) * len(shape), False, tracks, scaled)
+    return Value(shape, (False,) * len(shape), False, merged, scaled)
 
 
 def _is_tiled(value: Value, reduction: Sequence[int], shared: Sequence[int]) -> bool:

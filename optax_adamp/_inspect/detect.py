@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from optax_adamp._axes import Axes, ProjectionDimensionNumbers, View
 from optax_adamp._checks import (
     check_array,
     dtype_of,
@@ -20,23 +21,22 @@ from optax_adamp._checks import (
     refuse_model,
     refuse_shared_paths,
 )
-from optax_adamp._dimension_numbers import DimensionNumbers, Reason
-from optax_adamp._evidence import (
+from optax_adamp._inspect.evidence import (
     Evidence,
     change_at_threshold,
     evidence_table,
     second_opinion,
     weigh,
 )
-from optax_adamp._grouping import merge, stack
-from optax_adamp._layout import Layout
+from optax_adamp._inspect.grouping import merge, stack
+from optax_adamp._inspect.table import Table
+from optax_adamp._mesh_axes import OWN
 from optax_adamp._parameters import Parameter, resolve_parameters
-from optax_adamp._partition_specs import OWN
 from optax_adamp._projection import view_sums
-from optax_adamp._specs import Axes, ProjectionDimensionNumbers, View
-from optax_adamp._table import Table
 from optax_adamp._trees import Names, format_path, is_absent, named_leaves
 from optax_adamp.layouts import from_function
+from optax_adamp.layouts._dimension_numbers import DimensionNumbers, Reason
+from optax_adamp.layouts._layout import Layout
 
 # Of the variance of a perturbed weight, the part that is noise.
 _NOISE = 0.5

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsIndex, TypeVar, overload
 
-from optax_adamp._printable import printable
+from optax_adamp._trees import printable
 
 Row = TypeVar("Row")
 

@@ -1,0 +1,1 @@
+"""What looks at a model before training, or between its steps."""

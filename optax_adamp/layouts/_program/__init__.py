@@ -1,0 +1,1 @@
+"""Reads axes from a program: the walk over its operations, and what each does."""
