@@ -18,16 +18,20 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tqdm import tqdm
+
+import optax_adamp
 import problems
 import report
 import timing
 import training_steps
+import trees
 from contenders import (
     JAX_CONTENDERS,
     RATIOS,
@@ -35,10 +39,6 @@ from contenders import (
     run_program,
     torch_is_here,
 )
-from tqdm import tqdm
-
-import optax_adamp
-import trees
 
 
 class Options(NamedTuple):
@@ -50,7 +50,7 @@ class Options(NamedTuple):
     seconds: float  # For further rounds of a problem
 
 
-# The arrays that a step of AdamP moves at least, see tests/test_compiled_tpu.py.
+# The arrays that a step of AdamP moves at least, see tests/scale/test_compiled_tpu.py.
 TWO_PASSES = 10
 
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from port import adamp_port
-from problems import Problem
 
 import optax_adamp
+from port import adamp_port
+from problems import Problem
 
 # Weights stay where they are, or gradients would cease to be orthogonal to them.
 RATE = 1e-9

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+
 from contenders import Run
 
 Times = dict[str, np.ndarray]

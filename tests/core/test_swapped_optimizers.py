@@ -3,11 +3,11 @@
 import chex
 import optax
 import pytest
+from test_optimizer_state import VARIANTS, run
 
 import restore_worker
 import training
 from optax_adamp import adamp, sgdp
-from test_optimizer_state import VARIANTS, run
 from training import SETTINGS
 
 BATCHES = list(zip(*training.all_batches(), strict=True))

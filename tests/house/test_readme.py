@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
 
 
@@ -144,12 +144,12 @@ def test_tests_named_beside_modules_exist():
             "-q",
             *{n.split("::")[0] for n in named},
         ],
-        cwd=CHECKOUT / "tests",
+        cwd=CHECKOUT / "tests/layouts",
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    known = {line.removeprefix("tests/") for line in collected.splitlines()}
+    known = {line.removeprefix("tests/layouts/") for line in collected.splitlines()}
     known |= {test.partition("[")[0] for test in known}
     assert len(named) > 90
     assert not named - known

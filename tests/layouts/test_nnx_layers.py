@@ -469,9 +469,9 @@ def test_uncovered_parameters():
     message = str(caught.value)
     untold = "pass from_nnx what the model is called with, and its program tells\n"
     for told in (
-        "hidden/extra: an array of shape (5, 5) of test_layouts_nnx.WithExtra",
-        "table: an array of shape (4, 5) of test_layouts_nnx.Own",
-        "weights/0: an array of shape (2, 3, 5) of test_layouts_nnx.Own",
+        "hidden/extra: an array of shape (5, 5) of test_nnx_layers.WithExtra",
+        "table: an array of shape (4, 5) of test_nnx_layers.Own",
+        "weights/0: an array of shape (2, 3, 5) of test_nnx_layers.Own",
     ):
         assert f"{told}: {untold}" in message
     assert "kernel" not in message
@@ -518,7 +518,7 @@ def test_program_of_what_modules_leave_open(is_abstract):
         "statistics/scale": None,
     }
     assert layout["hidden"].reasons["kernel"] == "WithExtra.kernel"
-    assert "test_layouts_nnx.py" in layout["hidden"].reasons["extra"]
+    assert "test_nnx_layers.py" in layout["hidden"].reasons["extra"]
     with pytest.raises(ValueError, match=r"positions: .* pass from_nnx what the"):
         from_nnx(model)
 

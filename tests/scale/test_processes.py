@@ -14,7 +14,7 @@ import pytest
 import sharded_steps as steps
 from optax_adamp import adamp
 
-WORKER = pathlib.Path(__file__).with_name("process_worker.py")
+WORKER = pathlib.Path(__file__).parents[1] / "helpers/process_worker.py"
 TIMEOUT = 180  # Seconds for a job that takes ten: it must end, not hang.
 
 

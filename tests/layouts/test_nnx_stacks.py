@@ -10,13 +10,13 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from test_nnx_layers import build, specs_of, train_functionally
 
 import layout_steps
 from layout_layers import draw, fit, standardize
 from layout_steps import assert_steps_are_those_of_pytorch
 from optax_adamp import adamp
 from optax_adamp.layouts import from_nnx
-from test_layouts_nnx import build, specs_of, train_functionally
 from trees import Spec
 
 LAYERS = 4

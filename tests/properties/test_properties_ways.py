@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawn import NAMED_LAYOUTS, Layout
-from optax_adamp import adamp, sgdp
-from precision import float64
-from runs import (
+from drawn_runs import (
     HYPERPARAMETERS,
     gradient,
     problems,
@@ -21,6 +19,8 @@ from runs import (
     with_both_optimizers,
     without_dampening,
 )
+from optax_adamp import adamp, sgdp
+from precision import float64
 
 # Where each case compiles there is time for a tenth of them.
 compiling = settings(max_examples=max(2, settings().max_examples // 10))

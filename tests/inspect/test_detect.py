@@ -12,10 +12,10 @@ from flax import nnx
 
 from optax_adamp import (
     ProjectionDimensionNumbers,
-    _evidence,
     adamp,
     detect_scale_invariance,
 )
+from optax_adamp._inspect import evidence
 from optax_adamp._inspect.grouping import Sums
 
 INPUTS, CHANNELS, BATCH = 6, 8, 32
@@ -396,7 +396,7 @@ def test_layers_are_not_cut_by_chance():
     g[5:] = 0
     gw, gg, ww = (np.sum(x, axis=-1) for x in (g * w, g**2, w**2))
     sums = Sums(gw, gg, ww, 3, (4000,), along=(1,), by=(2, 3, 4))
-    finding = _evidence.weigh(sums, delta=0.1, eps=1e-8)
+    finding = evidence.weigh(sums, delta=0.1, eps=1e-8)
     assert (finding.verdict, finding.along) == ("layer", (1, 2, 3, 4))
     assert finding.remark == "no gradient in 3 batches"
 
@@ -438,7 +438,7 @@ def sums_with(ratios, delta=0.1):
     ],
 )
 def test_rule(ratios, verdict):
-    assert _evidence.weigh(sums_with(ratios), delta=0.1, eps=1e-8).verdict == verdict
+    assert evidence.weigh(sums_with(ratios), delta=0.1, eps=1e-8).verdict == verdict
 
 
 def test_scaling_can_contradict_the_gradients():

@@ -28,7 +28,7 @@ def line(fn, text):
     """Where in this file a function holds the text, as `file.py:line`."""
     lines, first = inspect.getsourcelines(fn)
     (offset,) = (offset for offset, one in enumerate(lines) if text in one)
-    return f"test_program.py:{first + offset}"
+    return f"test_from_function.py:{first + offset}"
 
 
 def reasons(fn, params, *data, **kwargs):

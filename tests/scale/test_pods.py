@@ -18,7 +18,7 @@ import compiled
 import optax_adamp
 import trees
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 LAYERS, WIDTH, VOCABULARY, CONTEXT = 32, 4096, 32768, 4096
 FLOAT32 = 4

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from test_optimizer_state import run
 
 import training
 from optax_adamp import adamp, sgdp
 from steps import sgdw
-from test_optimizer_state import run
 from training import SETTINGS, with_both_optimizers
 
 BATCHES = list(zip(*training.all_batches(), strict=True))

@@ -6,22 +6,22 @@ import sys
 from pathlib import Path
 
 import chex
-import contenders
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import problems
 import pytest
+
+import contenders
+import problems
 import report
 import timing
 import training_steps
-from port import adamp_port
-
 import trees
 from optax_adamp import adamp
+from port import adamp_port
 
-BENCHMARKS = Path(__file__).parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="module")

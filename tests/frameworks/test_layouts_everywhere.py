@@ -15,11 +15,11 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
+from test_wrappers import HAVE_COND, TRANSPARENT
 
 import training
 from optax_adamp import ProjectionDimensionNumbers, adamp, layouts
 from optax_adamp.layouts import Layout
-from test_wrappers import HAVE_COND, TRANSPARENT
 
 OUTPUT_FIRST = ProjectionDimensionNumbers(reduction_axis=1, output_axis=0)
 

@@ -8,8 +8,9 @@ from flax import nnx
 
 from messages import only
 from optax_adamp import ProjectionDimensionNumbers as Spec
-from optax_adamp import _detect, detect_scale_invariance
+from optax_adamp import detect_scale_invariance
 from optax_adamp._axes import Axes
+from optax_adamp._inspect import detect
 from optax_adamp._inspect.evidence import Evidence
 from optax_adamp._parameters import Parameter
 from optax_adamp.layouts._dimension_numbers import Reason
@@ -24,11 +25,11 @@ def leaf(array, axes=AXES, why="why", names=("w",)):
 def problem_of(loss_fn, leaves):
     """Of a loss that takes the leaves as a list."""
     params = [given.array for given in leaves]
-    loss = _detect._loss(
+    loss = detect._loss(
         loss_fn, params, [(given.names, given.array) for given in leaves]
     )
-    trained = filter(_detect._is_trained, leaves)
-    return _detect._problem(loss, [given.axes for given in trained])
+    trained = filter(detect._is_trained, leaves)
+    return detect._problem(loss, [given.axes for given in trained])
 
 
 @pytest.mark.parametrize(
@@ -44,10 +45,10 @@ def problem_of(loss_fn, leaves):
 )
 def test_leaf(node, axes, why, is_trained):
     given = leaf(node)
-    made = _detect._testable(given)
+    made = detect._testable(given)
 
     assert (made.names, made.axes, made.reason()) == (("w",), axes, Reason(why))
-    assert _detect._is_trained(made) == is_trained
+    assert detect._is_trained(made) == is_trained
     if is_trained:
         assert isinstance(made.array, jax.Array)
         np.testing.assert_array_equal(made.array, node)
@@ -57,13 +58,13 @@ def test_leaf(node, axes, why, is_trained):
 
 def test_absent_leaf():
     given = leaf(None, axes=None)
-    assert _detect._testable(given) is given
-    assert not _detect._is_trained(given)
+    assert detect._testable(given) is given
+    assert not detect._is_trained(given)
 
 
 def test_draw_zero_is_what_was_given():
     trained = [leaf(jnp.ones((2, 3, 4))), leaf(jnp.ones(3), axes=None)]
-    given = _detect._perturb(trained, seed=3, draw=0)
+    given = detect._perturb(trained, seed=3, draw=0)
     assert [a is b.array for a, b in zip(given, trained, strict=True)] == [True, True]
 
 
@@ -73,10 +74,10 @@ def test_draws_are_of_their_seed_number_and_leaf():
         (seed, draw, index): tuple(np.ravel(array))
         for seed in range(2)
         for draw in range(1, 3)
-        for index, array in enumerate(_detect._perturb(trained, seed, draw))
+        for index, array in enumerate(detect._perturb(trained, seed, draw))
     }
     assert len(set(draws.values())) == len(draws)
-    again = _detect._perturb(trained, 1, 2)
+    again = detect._perturb(trained, 1, 2)
     assert [tuple(np.ravel(array)) for array in again] == [
         draws[1, 2, 0],
         draws[1, 2, 1],
@@ -87,7 +88,7 @@ def test_perturbed_weights():
     """Half the variance of each channel is noise; what is not tested is scaled."""
     rng = np.random.default_rng(0)
     w = rng.normal(size=(2, 2000, 3)).astype("f4") * [[[0.01, 0.1, 0.0]], [[0.0] * 3]]
-    moved = _detect._perturb_leaf(
+    moved = detect._perturb_leaf(
         jnp.asarray(w, jnp.float32), jax.random.key(0), axes=AXES
     )
     norms = np.linalg.norm(moved, axis=1)
@@ -106,19 +107,19 @@ def test_perturbed_weights():
         assert cosine == pytest.approx(np.sqrt(0.5), abs=0.05)
 
     free = jnp.asarray(rng.normal(size=2000), jnp.float32)
-    factors = _detect._perturb_leaf(free, jax.random.key(0), axes=None) / free
+    factors = detect._perturb_leaf(free, jax.random.key(0), axes=None) / free
     assert 0.5 <= factors.min() < 0.51
     assert 1.49 < factors.max() <= 1.5
-    some = _detect._perturb_leaf(jnp.array([0.0, 1.0]), jax.random.key(0), axes=None)
+    some = detect._perturb_leaf(jnp.array([0.0, 1.0]), jax.random.key(0), axes=None)
     assert some[0] == 0
-    zeros = _detect._perturb_leaf(jnp.zeros(2000), jax.random.key(0), axes=None)
+    zeros = detect._perturb_leaf(jnp.zeros(2000), jax.random.key(0), axes=None)
     assert float(jnp.std(zeros)) == pytest.approx(1, rel=0.1)
 
 
 def test_noise_is_that_of_the_channel():
     """Not larger where a weight is."""
     w = np.tile([0.1, 3.0], 2000).astype("f4").reshape(1, -1, 1)
-    moved = _detect._perturb_leaf(jnp.asarray(w), jax.random.key(0), axes=AXES)
+    moved = detect._perturb_leaf(jnp.asarray(w), jax.random.key(0), axes=AXES)
     noise = np.asarray(moved - np.sqrt(0.5) * w).reshape(-1, 2)
     expected = np.sqrt(np.mean(w**2) / 2)
     np.testing.assert_allclose(noise.std(axis=0), expected, rtol=0.1)
@@ -129,7 +130,7 @@ def test_perturbed_complex_weights():
     rng = np.random.default_rng(0)
     real, imaginary = rng.normal(size=(2, 1, 4000, 1))
     w = jnp.asarray(real + 2j * imaginary, jnp.complex64)
-    moved = _detect._perturb_leaf(w, jax.random.key(0), axes=AXES)
+    moved = detect._perturb_leaf(w, jax.random.key(0), axes=AXES)
     noise = moved - np.sqrt(0.5) * w
     power = float(jnp.mean(jnp.abs(w) ** 2))
     for part in (noise.real, noise.imag):
@@ -140,7 +141,7 @@ def test_perturbed_complex_weights():
 @pytest.mark.parametrize("axes", [AXES, None])
 def test_perturbed_weights_keep_their_dtype(dtype, axes):
     with jax.numpy_dtype_promotion("strict"):
-        moved = _detect._perturb_leaf(
+        moved = detect._perturb_leaf(
             jnp.ones((2, 3, 4), dtype), jax.random.key(0), axes=axes
         )
     assert (moved.dtype, moved.shape) == (dtype, (2, 3, 4))
@@ -149,17 +150,17 @@ def test_perturbed_weights_keep_their_dtype(dtype, axes):
 def test_sums_of_one_batch():
     rng = np.random.default_rng(0)
     g, w = rng.normal(size=(2, 2, 3, 4)).astype("f4")
-    sums = _detect._sums(jnp.asarray(g), jnp.asarray(w), AXES)
+    sums = detect._sums(jnp.asarray(g), jnp.asarray(w), AXES)
     for actual, expected in zip(sums, (g * w, g * g, w * w), strict=True):
         np.testing.assert_allclose(
             actual, expected.sum(1, keepdims=True), rtol=1e-5, atol=1e-6
         )
-    assert _detect._sums(jnp.asarray(g), jnp.asarray(w), None) is None
-    low = _detect._sums(jnp.asarray(g, "bfloat16"), jnp.asarray(w, "bfloat16"), AXES)
+    assert detect._sums(jnp.asarray(g), jnp.asarray(w), None) is None
+    low = detect._sums(jnp.asarray(g, "bfloat16"), jnp.asarray(w, "bfloat16"), AXES)
     assert {array.dtype for array in low} == {jnp.dtype("float32")}
     # The derivative of |z|^2 along z: JAX gives 2 * conj(z) as its gradient.
     z = jnp.asarray(g + 1j * w)
-    gw, *_ = _detect._sums(2 * jnp.conj(z), z, AXES)
+    gw, *_ = detect._sums(2 * jnp.conj(z), z, AXES)
     np.testing.assert_allclose(
         gw, 2 * np.sum(np.abs(z) ** 2, 1, keepdims=True), rtol=1e-5
     )
@@ -167,14 +168,14 @@ def test_sums_of_one_batch():
 
 @pytest.mark.parametrize(("axes", "shape"), [(AXES, (2, 1, 4)), (None, (1, 1, 1))])
 def test_shape_of_channels(axes, shape):
-    assert _detect._shape_of_channels(leaf(jnp.ones((2, 3, 4)), axes)) == shape
+    assert detect._shape_of_channels(leaf(jnp.ones((2, 3, 4)), axes)) == shape
 
 
 @pytest.mark.parametrize(
     ("along", "shape"), [((1,), (2, 1, 4)), ((1, 2), (2, 1, 1)), ((), (2, 3, 4))]
 )
 def test_shape_of_vectors(along, shape):
-    assert _detect._shape_of_vectors(np.ones((2, 3, 4)), along) == shape
+    assert detect._shape_of_vectors(np.ones((2, 3, 4)), along) == shape
 
 
 @pytest.mark.parametrize(
@@ -198,12 +199,12 @@ def test_losses_that_are_no_real_number(value, said):
             "Take the mean of losses, and leave out what else it returns."
         ),
     ):
-        _detect._check_scalar(value() if callable(value) else value)
+        detect._check_scalar(value() if callable(value) else value)
 
 
 def test_losses():
     for loss in (1.5, jnp.float32(1.5), jnp.bfloat16(1.5)):
-        checked = _detect._check_scalar(loss)
+        checked = detect._check_scalar(loss)
         assert isinstance(checked, jax.Array)
         assert checked == 1.5
 
@@ -231,7 +232,7 @@ def test_layout_of_what_was_found():
         ("b",): row("not tested"),
     }
 
-    layout = _detect._layout(leaves, rows)
+    layout = detect._layout(leaves, rows)
 
     assert layout == {
         "a": {
@@ -249,7 +250,7 @@ def test_layout_of_what_was_found():
         "mixed": "detected: mixed: why",
     }
     assert layout.reasons == {"b": "spec: None"}
-    assert isinstance(layout, _detect.DetectedLayout)
+    assert isinstance(layout, detect.DetectedLayout)
     assert list(layout.evidence) == list(rows.values())
     assert str(layout.evidence).startswith("path")
 
@@ -257,7 +258,7 @@ def test_layout_of_what_was_found():
 def test_what_is_not_tested():
     for dtype, remark in (("f4", ""), ("i4", "why")):
         given = leaf(np.ones((2, 3), dtype), axes=None)
-        assert _detect._untested(given) == Evidence(
+        assert detect._untested(given) == Evidence(
             "w", (2, 3), "not tested", remark=remark
         )
 
@@ -278,7 +279,7 @@ def test_verified_rows():
     rows = {("w",): row("channel"), ("v",): row("layer"), ("u",): row("not tested")}
     weights = [given.array for given in leaves]
 
-    verified = _detect._verify(problem, (weights, 1.0), leaves, rows, delta=0.1, seed=0)
+    verified = detect._verify(problem, (weights, 1.0), leaves, rows, delta=0.1, seed=0)
 
     changes = {given: verified[given].loss_change for given in rows}
     # Each channel of the first, whose squares add up to one, is doubled or halved:
@@ -309,8 +310,8 @@ def test_what_a_second_opinion_is_asked(view, sign, monkeypatch):
         np.testing.assert_allclose(sums.ww.ravel(), [2 / number] * number)
         return {2: 10.0, 1: 20.0}[number] * delta
 
-    monkeypatch.setattr(_detect, "second_opinion", opinion)
-    monkeypatch.setattr(_detect, "change_at_threshold", at_threshold)
+    monkeypatch.setattr(detect, "second_opinion", opinion)
+    monkeypatch.setattr(detect, "change_at_threshold", at_threshold)
     given = leaf(jnp.full((1, 4, 2), 0.5))
     low = leaf(jnp.ones(3, jnp.bfloat16), axes=None, names=("low",))
     problem = problem_of(
@@ -320,7 +321,7 @@ def test_what_a_second_opinion_is_asked(view, sign, monkeypatch):
 
     for seed in [*range(16), *range(16)]:
         at = ([given.array, low.array], 100.0)
-        _detect._verify(problem, at, [given, low], rows, delta=0.5, seed=seed)
+        detect._verify(problem, at, [given, low], rows, delta=0.5, seed=seed)
 
     # The coarsest of the dtypes involved, four times.
     rounding = 4 * float(jnp.finfo(jnp.bfloat16).eps) * 200
@@ -341,7 +342,7 @@ def test_verified_without_a_parameter_that_was_found():
     problem = problem_of(lambda params, batch: jnp.sum(params[0]), [given])
     rows = {("w",): row("neither")}
     at = ([given.array], 1.0)
-    assert _detect._verify(problem, at, [given], rows, delta=0.1, seed=0) == rows
+    assert detect._verify(problem, at, [given], rows, delta=0.1, seed=0) == rows
 
 
 class Twins:
@@ -408,11 +409,11 @@ jax.tree_util.register_pytree_with_keys(
 )
 def test_params_that_cannot_be_tested(params, message):
     with pytest.raises(ValueError, match=only(message)):
-        _detect._named_arrays(params)
+        detect._named_arrays(params)
 
 
 def test_numbers_out_of_range():
-    _detect._check_numbers(1, 1e-9, 0.0)
+    detect._check_numbers(1, 1e-9, 0.0)
     for numbers, said in (
         ((0, 0.1, 0.0), "num_batches must be at least 1, but got 0."),
         ((1, 0.0, 0.0), "delta must be positive, but got 0.0."),
@@ -421,7 +422,7 @@ def test_numbers_out_of_range():
         ((1, 0.1, float("nan")), "eps must not be negative, but got nan."),
     ):
         with pytest.raises(ValueError, match=only(said)):
-            _detect._check_numbers(*numbers)
+            detect._check_numbers(*numbers)
 
 
 def test_constants_reach_the_loss():
@@ -442,7 +443,7 @@ def test_constants_reach_the_loss():
 
 
 def test_a_layout_has_a_table():
-    assert str(_detect.DetectedLayout().evidence) == ""
+    assert str(detect.DetectedLayout().evidence) == ""
 
 
 def test_each_batch_is_taken_once():

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 from hypothesis import settings
 
-WORKER = pathlib.Path(__file__).with_name("killed_worker.py")
+WORKER = pathlib.Path(__file__).parents[1] / "helpers/killed_worker.py"
 # 50 in the nightly profile.
 KILLS = max(4, settings().max_examples // 5)
 # A killed process completes fewer than three on average: the last begins in the middle.

@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 import reference
 from drawn import Case
-from optax_adamp import adamp, sgdp
-from precision import float64
-from runs import (
+from drawn_runs import (
     HYPERPARAMETERS,
     STEPS,
     gradient,
@@ -19,6 +17,8 @@ from runs import (
     with_both_optimizers,
     without_dampening,
 )
+from optax_adamp import adamp, sgdp
+from precision import float64
 
 
 @with_both_optimizers

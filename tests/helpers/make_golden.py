@@ -1,6 +1,7 @@
-"""Writes golden.npz with the published PyTorch package: `python tests/make_golden.py`.
+"""Writes golden.npz with the published PyTorch package.
 
-It needs `pip install -e ".[parity]"`, and gives the same file each time.
+`python tests/helpers/make_golden.py` needs `pip install -e ".[parity]"`, and gives the
+same file each time.
 """
 
 import golden
