@@ -24,8 +24,8 @@ def adamp(
     nesterov: bool = False,
     delta: jax.typing.ArrayLike = 0.1,
     wd_ratio: jax.typing.ArrayLike = 0.1,
-    dimension_numbers: DimensionNumbers | None = None,
-    partition_specs: PartitionSpecs | None = None,
+    dimension_numbers: DimensionNumbers = None,
+    partition_specs: PartitionSpecs = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdamP: AdamW with the radial part of updates to scale-invariant weights removed.
 
@@ -142,8 +142,8 @@ def sgdp(
     eps: jax.typing.ArrayLike = 1e-8,
     delta: jax.typing.ArrayLike = 0.1,
     wd_ratio: jax.typing.ArrayLike = 0.1,
-    dimension_numbers: DimensionNumbers | None = None,
-    partition_specs: PartitionSpecs | None = None,
+    dimension_numbers: DimensionNumbers = None,
+    partition_specs: PartitionSpecs = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGDP: SGD with the radial part of updates to scale-invariant weights removed.
 

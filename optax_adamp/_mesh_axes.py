@@ -6,8 +6,8 @@ to must be asked for by the names of the mesh axes that cut the parameter.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,13 @@ OWN = "own"
 
 # A spec, a tree or prefix tree of specs, None and OWN, or a function from params to
 # one of these.
-PartitionSpecs = Any | Callable[[Any], Any]
+Partition = PartitionSpec | Literal["own"] | None
+Partitions = Partition | Mapping[Any, Any] | list[Any] | tuple[Any, ...]
+PartitionSpecs = Partitions | Callable[[Any], Partitions]
 
 
 def resolve_partition_specs(
-    partition_specs: PartitionSpecs | None,
+    partition_specs: PartitionSpecs,
     params: Any,
     leaves: list[tuple[Names, Any]],
 ) -> list[Callable[[Axes], Axes]]:
@@ -49,15 +51,17 @@ def resolve_partition_specs(
     )
     manual = frozenset(jax.sharding.get_abstract_mesh().manual_axes)
 
-    def cut(names: Names, weight: Any, spec: Any, axes: Axes) -> Axes:
-        if spec == OWN:
+    def cut(names: Names, weight: Any, partition: Any, axes: Axes) -> Axes:
+        if partition == OWN:
             return axes
-        place = f"{format_path(names)}, an array of shape {jnp.shape(weight)}"
-        mesh_axes = _mesh_axes(spec, jnp.ndim(weight), manual, place)
+
+        def place() -> str:
+            return f"{format_path(names)}, an array of shape {jnp.shape(weight)}"
+
+        mesh_axes = _mesh_axes(partition, jnp.ndim(weight), manual, place)
         if manual:
-            _check_variation(
-                weight, spec, frozenset[str]().union(*mesh_axes), manual, place
-            )
+            named = frozenset[str]().union(*mesh_axes)
+            _check_variation(weight, partition, named, place)
         return axes._replace(
             reduction_mesh=sum((mesh_axes[axis] for axis in axes.reduction), ()),
             output_mesh=sum((mesh_axes[axis] for axis in axes.output), ()),
@@ -74,23 +78,23 @@ def _is_entry(node: Any) -> bool:
 
 
 def _mesh_axes(
-    spec: Any, ndim: int, manual: frozenset[str], place: str
+    partition: Any, ndim: int, manual: frozenset[str], place: Callable[[], str]
 ) -> list[tuple[str, ...]]:
     """The manual mesh axes that cut each axis of an array.
 
     Over the other axes of the mesh, if any, the compiler takes the sums.
     """
-    if not _is_entry(spec):
+    if not _is_entry(partition):
         raise ValueError(
-            f"partition_specs of {place}, must be a jax.sharding.PartitionSpec, "
+            f"partition_specs of {place()}, must be a jax.sharding.PartitionSpec, "
             f"None for a parameter that is whole on every device, or {OWN!r} for one "
-            f"that each device has for itself, but got {spec!r}."
+            f"that each device has for itself, but got {partition!r}."
         )
-    parts: tuple[Any, ...] = () if spec is None else tuple(spec)
+    parts: tuple[Any, ...] = () if partition is None else tuple(partition)
     if len(parts) > ndim:
         raise ValueError(
-            f"partition_specs of {place}: {spec} has {len(parts)} entries for {ndim} "
-            "axes."
+            f"partition_specs of {place()}: {partition} has {len(parts)} entries for "
+            f"{ndim} axes."
         )
     named: list[Any] = [part if isinstance(part, tuple) else (part,) for part in parts]
     named += [()] * (ndim - len(named))
@@ -98,20 +102,16 @@ def _mesh_axes(
 
 
 def _check_variation(
-    weight: Any,
-    spec: Any,
-    named: frozenset[str],
-    manual: frozenset[str],
-    place: str,
+    weight: Any, partition: Any, named: frozenset[str], place: Callable[[], str]
 ) -> None:
     """Compares a spec with what shard_map knows, unless called with check_vma=False."""
     varying = _varying_axes(weight)
     if unnamed := sorted(varying - named):
         raise ValueError(
-            f"Inside shard_map {place}, differs along the mesh axes "
-            f"{', '.join(unnamed)}, but partition_specs says {spec}: sums over this "
-            "part would be taken for those of the whole parameter. Pass the specs of "
-            "the parameters, `partition_specs=` what shard_map has as in_specs for "
+            f"Inside shard_map {place()}, differs along the mesh axes "
+            f"{', '.join(unnamed)}, but partition_specs says {partition}: sums over "
+            "this part would be taken for those of the whole parameter. Pass the specs "
+            "of the parameters, `partition_specs=` what shard_map has as in_specs for "
             "them. If every device has a parameter of its own, as a part of an "
             "ensemble under jax.vmap, or a whole one marked as varying by "
             f"jax.lax.pcast, say {OWN!r} in place of its spec: sums are then taken "
@@ -125,10 +125,10 @@ def _check_variation(
     )
     if unvarying:
         raise ValueError(
-            f"Inside shard_map {place}, is the same all along the mesh axes "
-            f"{', '.join(unvarying)}, but partition_specs says {spec}: whole arrays "
-            "would be taken for parts. Pass what shard_map has as in_specs for the "
-            "parameters."
+            f"Inside shard_map {place()}, is the same all along the mesh axes "
+            f"{', '.join(unvarying)}, but partition_specs says {partition}: whole "
+            "arrays would be taken for parts. Pass what shard_map has as in_specs for "
+            "the parameters."
         )
 
 

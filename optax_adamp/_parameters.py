@@ -39,8 +39,8 @@ class Check(Protocol):
 
 def resolve_parameters(
     trees: dict[str, Any],
-    dimension_numbers: DimensionNumbers | None,
-    partition_specs: PartitionSpecs | None,
+    dimension_numbers: DimensionNumbers,
+    partition_specs: PartitionSpecs,
     *,
     check: Check | None = None,
 ) -> list[Parameter]:
@@ -77,18 +77,18 @@ def resolve_parameters(
     params = trees["params"]
     arrays = [None if is_absent(leaf) else leaf for leaf in columns.pop("params")]
     weights = [(names, array) for (names, _), array in zip(named, arrays, strict=True)]
-    resolutions = resolve_dimension_numbers(dimension_numbers, params, weights)
+    resolved = resolve_dimension_numbers(dimension_numbers, params, weights)
     cuts = resolve_partition_specs(partition_specs, params, weights)
     return [
         Parameter(
             names,
             array,
             {argument: leaves[index] for argument, leaves in columns.items()},
-            resolution.axes and cut(resolution.axes),
+            axes and cut(axes),
             cut,
-            resolution.reason,
+            reason,
         )
-        for index, ((names, array), resolution, cut) in enumerate(
-            zip(weights, resolutions, cuts, strict=True)
+        for index, ((names, array), (axes, reason), cut) in enumerate(
+            zip(weights, resolved, cuts, strict=True)
         )
     ]

@@ -26,8 +26,8 @@ class Sums(NamedTuple):
     length: int  # Real numbers in each vector.
 
 
-class Views(NamedTuple):
-    """The view that each batch element takes: channel, layer, or neither.
+class Chosen(NamedTuple):
+    """Whether each batch element takes the channel or the layer view; or neither.
 
     Booleans with the axes of the parameter, all of size one but for batch axes.
     """
@@ -75,14 +75,15 @@ def project(
         along_w = weight_decay
     else:
         channel, layer = view_sums(u, g, w, axes)
-        views = choose_view(channel, layer, axes, delta=delta, eps=eps)
+        chosen = choose_view(channel, layer, axes, delta=delta, eps=eps)
         radial = jnp.where(
-            views.channel,
-            # In memory: XLA would compute it again for every weight of the channel.
+            chosen.channel,
+            # One number for each channel. Without the barrier XLA takes it into the
+            # loop over all weights, and divides once for each of them.
             jax.lax.optimization_barrier(_radial_part(channel, eps)),
-            jnp.where(views.layer, _radial_part(layer, eps), 0.0),
+            jnp.where(chosen.layer, _radial_part(layer, eps), 0.0),
         )
-        ratio = jnp.where(views.channel | views.layer, wd_ratio, 1.0)
+        ratio = jnp.where(chosen.channel | chosen.layer, wd_ratio, 1.0)
         along_w = weight_decay * ratio - radial
     projected = (u + along_w * w).astype(jnp.result_type(update))
     # Near the largest number, what moves along w can push an entry out of range. Such
@@ -122,27 +123,24 @@ def view_sums(
         # A complex number counts as two real ones.
         products = jnp.real(jnp.conj(a) * b)
         sums = jnp.sum(products, axis=axes.reduction, keepdims=True)
-        # XLA would merge this sum with the one over the channels, and then read all
-        # arrays again for the layer view.
+        # The sums of the layer are made of these, see below. Without the barrier XLA
+        # sums over both axes at once instead, and reads all arrays a second time.
         return jax.lax.optimization_barrier(sums)
-
-    def size(dimensions: tuple[int, ...]) -> int:
-        return math.prod(w.shape[axis] for axis in dimensions)
 
     # Without a sign: XLA for CPUs would see that Adam squares the gradient as well, and
     # keep all the squares in memory for both.
-    size_of_g = jnp.abs(g)
+    abs_g = jnp.abs(g)
     channel_sums = _over_mesh(
-        (inner(g, w), inner(size_of_g, size_of_g), inner(w, w), inner(u, w)),
+        (inner(g, w), inner(abs_g, abs_g), inner(w, w), inner(u, w)),
         axes.reduction_mesh,
     )
-    length = size(axes.reduction) * (2 if jnp.iscomplexobj(w) else 1)
+    length = axes.length(w.shape) * (2 if jnp.iscomplexobj(w) else 1)
     length *= _parts(axes.reduction_mesh)
     layer_sums = _over_mesh(
         tuple(jnp.sum(s, axis=axes.output, keepdims=True) for s in channel_sums),
         axes.output_mesh,
     )
-    layer_length = length * size(axes.output) * _parts(axes.output_mesh)
+    layer_length = length * axes.channels(w.shape) * _parts(axes.output_mesh)
     return (
         Sums(*channel_sums, length=length),
         Sums(*layer_sums, length=layer_length),
@@ -156,7 +154,7 @@ def choose_view(
     *,
     delta: jax.typing.ArrayLike,
     eps: jax.typing.ArrayLike,
-) -> Views:
+) -> Chosen:
     """The first view all of whose vectors look scale-invariant, unless one is fixed."""
 
     def passes(view: str, sums: Sums) -> jax.Array:
@@ -175,7 +173,7 @@ def choose_view(
     )
     channel_passes = failures == 0
     layer_passes = passes("layer", layer)
-    return Views(channel=channel_passes, layer=layer_passes & ~channel_passes)
+    return Chosen(channel=channel_passes, layer=layer_passes & ~channel_passes)
 
 
 def _looks_scale_invariant(

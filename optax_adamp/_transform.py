@@ -31,8 +31,8 @@ def scale_by_projection(
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable[[optax.Params], Any] | None = None,
     *,
-    dimension_numbers: DimensionNumbers | None = None,
-    partition_specs: PartitionSpecs | None = None,
+    dimension_numbers: DimensionNumbers = None,
+    partition_specs: PartitionSpecs = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Removes the radial part of updates to scale-invariant weights; adds decay.
 

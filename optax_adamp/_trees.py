@@ -117,11 +117,16 @@ def leaves_like(
         if is_absent(update):
             return None
         shape = jnp.shape(update)
-        place = f"{format_path(names)}, where the {like} have shape {shape}"
         if not jax.tree_util.all_leaves([leaf]):
-            raise ValueError(f"{argument} has no array at {place}, but {leaf!r}.")
+            raise ValueError(
+                f"{argument} has no array at {format_path(names)}, where the {like} "
+                f"have shape {shape}, but {leaf!r}."
+            )
         if jnp.shape(leaf) != shape:
-            raise ValueError(f"{argument} has shape {jnp.shape(leaf)} at {place}.")
+            raise ValueError(
+                f"{argument} has shape {jnp.shape(leaf)} at {format_path(names)}, "
+                f"where the {like} have shape {shape}."
+            )
         return leaf
 
     return [

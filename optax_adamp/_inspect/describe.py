@@ -89,7 +89,7 @@ _COLUMNS = {
 
 
 def describe(
-    params: Any, dimension_numbers: DimensionNumbers | None = None
+    params: Any, dimension_numbers: DimensionNumbers = None
 ) -> Table[Description]:
     """Shows which axes of each parameter form a channel, and who says so.
 
@@ -185,22 +185,17 @@ def _describe_parameter(parameter: Parameter) -> Description:
     )
     if parameter.axes is None:
         return row
-    reduction, output, view, *_ = parameter.axes
-    inside = {*reduction, *output}
-    batch = tuple(axis for axis in range(len(shape)) if axis not in inside)
-
-    def size(axes: tuple[int, ...]) -> int:
-        return math.prod(shape[axis] for axis in axes)
-
+    axes = parameter.axes
+    batch = axes.batch(shape)
     is_complex = jnp.issubdtype(dtype_of(array), jnp.complexfloating)
     return row._replace(
-        reduction_axis=reduction,
-        output_axis=output,
+        reduction_axis=axes.reduction,
+        output_axis=axes.output,
         batch_axis=batch,
-        channels=size(output),
-        length=size(reduction) * (2 if is_complex else 1),
-        batch=size(batch),
-        view=view,
+        channels=axes.channels(shape),
+        length=axes.length(shape) * (2 if is_complex else 1),
+        batch=math.prod(shape[axis] for axis in batch),
+        view=axes.view,
     )
 
 

@@ -69,7 +69,7 @@ def detect_scale_invariance(
     num_batches: int = 8,
     delta: float = 0.1,
     eps: float = 1e-8,
-    dimension_numbers: DimensionNumbers | None = None,
+    dimension_numbers: DimensionNumbers = None,
     verify: bool = False,
     seed: int = 0,
 ) -> DetectedLayout:
@@ -228,8 +228,10 @@ def detect_scale_invariance(
     rows = {leaf.names: _untested(leaf) for leaf in leaves if not is_absent(leaf.array)}
     for leaf, sums in zip(trained, zip(*taken, strict=True), strict=True):
         if leaf.axes is not None:
-            finding = weigh(stack(sums, leaf.array, leaf.axes), delta=delta, eps=eps)
-            rows[leaf.names] = rows[leaf.names]._replace(**finding._asdict())
+            of_channels = stack(sums, leaf.array, leaf.axes)
+            rows[leaf.names] = weigh(
+                rows[leaf.names], of_channels, delta=delta, eps=eps
+            )
     if verify:
         at = (_perturb(trained, seed, num_batches), batch)
         rows = _verify(problem, at, trained, rows, delta=delta, seed=seed)
@@ -387,8 +389,7 @@ def _perturb_leaf(weight: jax.Array, key: jax.Array, *, axes: Axes | None) -> ja
         squares = jnp.real(jnp.conj(w) * w)
         channel = jnp.mean(squares, axis=axes.reduction, keepdims=True)
         layer = jnp.mean(channel, axis=axes.output, keepdims=True)
-        length = math.prod(w.shape[axis] for axis in axes.reduction)
-        variance = jnp.where(layer > 0, layer, 1 / length)
+        variance = jnp.where(layer > 0, layer, 1 / axes.length(w.shape))
         variance = jnp.where(channel > 0, channel, variance)
         size = jnp.sqrt(_NOISE * variance).astype(dtype)
         moved = math.sqrt(1 - _NOISE) * w + size * noise

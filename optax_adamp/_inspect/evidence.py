@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optax_adamp._inspect.grouping import Sums, groupings, is_layer, merge
+from optax_adamp._inspect.grouping import BatchSums, groupings, is_layer, merge
 from optax_adamp._inspect.penalty import find_penalty, without_penalty
 from optax_adamp._inspect.table import Table
 
@@ -25,23 +25,6 @@ _CHANCE = 1e-3
 _FAR_BELOW = 1e-2
 
 _LISTED = 8
-
-
-class Finding(NamedTuple):
-    """The verdict on one parameter, and what it rests on; see `Evidence`."""
-
-    verdict: str
-    channel_passed: int
-    channel_informative: int
-    channel_cosine: float
-    layer_passed: int
-    layer_informative: int
-    layer_cosine: float
-    along: tuple[int, ...] | None
-    group_passed: int | None
-    group_informative: int | None
-    group_cosine: float | None
-    remark: str
 
 
 class Evidence(NamedTuple):
@@ -160,36 +143,37 @@ def evidence_table(rows: Sequence[Evidence]) -> Table[Evidence]:
     return Table(rows, _COLUMNS, notes)
 
 
-def weigh(sums: Sums, *, delta: float, eps: float) -> Finding:
-    """The verdict on one parameter, and what a penalty in the loss has to do with it.
+def weigh(row: Evidence, sums: BatchSums, *, delta: float, eps: float) -> Evidence:
+    """The row of a parameter with the verdict, and what a penalty has to do with it.
 
     Args:
+      row: The row before.
       sums: Those of its channels, from as many batches as there were.
       delta: As for :func:`detect_scale_invariance`.
       eps: As for :func:`detect_scale_invariance`.
     """
-    finding = _weigh(sums, delta=delta, eps=eps)
+    row = _weigh(row, sums, delta=delta, eps=eps)
     penalty = find_penalty(merge(sums, sums.by), eps)
     if penalty is None:
-        return finding
-    bare = finding
-    if finding.along is None:
-        bare = _weigh(without_penalty(sums, penalty), delta=delta, eps=eps)
+        return row
+    bare = row
+    if row.along is None:
+        bare = _weigh(row, without_penalty(sums, penalty), delta=delta, eps=eps)
     # Each of the vectors must have it, not only the sum of all.
     if bare.along is None or find_penalty(merge(sums, bare.along), eps) is None:
-        return finding
+        return row
     remark = (
         f"the loss holds an L2 penalty, in all batches <g, w> is {penalty:.2g} <w, w>: "
         "leave it out and use weight_decay"
     )
-    if finding.along is not None:
-        remark = "; ".join(filter(None, [finding.remark, remark]))
-        return finding._replace(remark=remark)
+    if row.along is not None:
+        remark = "; ".join(filter(None, [row.remark, remark]))
+        return row._replace(remark=remark)
     remark += f", then the verdict is {_name(bare.verdict, bare.along)}"
-    return finding._replace(verdict="mixed", remark=remark)
+    return row._replace(verdict="mixed", remark=remark)
 
 
-def change_at_threshold(sums: Sums, delta: float) -> float:
+def change_at_threshold(sums: BatchSums, delta: float) -> float:
     """By how much a loss may change as vectors are doubled or halved.
 
     Along the way, the derivative by the logarithm of a vector's norm is `<g, w>`, and
@@ -220,7 +204,7 @@ def _name(verdict: str, along: tuple[int, ...] | None) -> str:
     return f"group {along}" if verdict == "group" else verdict
 
 
-def _weigh(sums: Sums, *, delta: float, eps: float) -> Finding:
+def _weigh(row: Evidence, sums: BatchSums, *, delta: float, eps: float) -> Evidence:
     """The verdict on what the gradients are, whatever they are made of."""
     batches, elements = sums.gw.shape[:2]
     chance = math.erf(delta / math.sqrt(2))
@@ -235,14 +219,12 @@ def _weigh(sums: Sums, *, delta: float, eps: float) -> Finding:
         ),
         batches,
     )
-
-    def attempt(vectors: Sums, least: int) -> _Attempt:
-        view = _try_view(vectors, chance, least, delta=delta, eps=eps)
-        return _Attempt(vectors.along, view)
-
     layer_sums = merge(sums, sums.by)
-    channel, layer = attempt(sums, least), attempt(layer_sums, least)
-    between = [attempt(group, least_of_groups) for group in groups]
+    channel = _try(sums, chance, least, delta=delta, eps=eps)
+    layer = _try(layer_sums, chance, least, delta=delta, eps=eps)
+    between = [
+        _try(group, chance, least_of_groups, delta=delta, eps=eps) for group in groups
+    ]
     finite = np.all([np.isfinite(s) for s in layer_sums[:3]], axis=0)
     silent = np.sum(layer_sums.gg <= eps**2, axis=0)
     judged = [
@@ -260,20 +242,25 @@ def _weigh(sums: Sums, *, delta: float, eps: float) -> Finding:
     zero_channels = int(np.count_nonzero(sums.ww[0] == 0))
     if zero_channels and verdict != "unknown":
         remark = "; ".join(filter(None, [remark, _of_zeros(zero_channels, sums)]))
-    group = next((g.view for g in between if g.along == along), None)
-    return Finding(
-        verdict,
-        *channel.view.worst,
-        *layer.view.worst,
-        along,
-        *((None, None, None) if group is None else group.worst),
-        remark,
-    )
+    row = row._replace(verdict=verdict, along=along, remark=remark)
+    tries = [("channel", channel), ("layer", layer)]
+    tries += [("group", group) for group in between if group.along == along]
+    for name, tried in tries:
+        passed, informative, cosine = tried.worst
+        row = row._replace(
+            **{
+                f"{name}_passed": passed,
+                f"{name}_informative": informative,
+                f"{name}_cosine": cosine,
+            }
+        )
+    return row
 
 
-class _View(NamedTuple):
-    """How one view fared; in arrays whose last axis are the batch elements."""
+class _Try(NamedTuple):
+    """How the vectors along some axes fared; the last axis are the batch elements."""
 
+    along: tuple[int, ...]
     ratio: np.ndarray  # (batches, elements): largest cosine over its threshold.
     informative: np.ndarray  # (batches, elements): some vector has a gradient.
     unseen: np.ndarray  # Number of vectors with a gradient in too few batches.
@@ -281,9 +268,10 @@ class _View(NamedTuple):
     vectors: np.ndarray
     chance: np.ndarray  # Of all vectors passing in one batch.
 
-    def at(self, element: int) -> "_View":
-        """The view of one batch element."""
-        return _View(*(values[..., element] for values in self))
+    def at(self, element: int) -> "_Try":
+        """The same of one batch element."""
+        along, *arrays = self
+        return _Try(along, *(array[..., element] for array in arrays))
 
     @property
     def informative_batches(self) -> np.ndarray:
@@ -315,27 +303,16 @@ class _View(NamedTuple):
         return too_often or self.is_clear_at_given_weights
 
 
-class _Attempt(NamedTuple):
-    """A view, and the axes along which its vectors run."""
-
-    along: tuple[int, ...]
-    view: _View
-
-    def at(self, element: int) -> "_Attempt":
-        """The same of one batch element."""
-        return self._replace(view=self.view.at(element))
-
-
 class _Judgement(NamedTuple):
     verdict: str
     along: tuple[int, ...] | None  # None if nothing was found.
     remark: str
 
 
-def _try_view(
-    sums: Sums, chance: float, least: int, *, delta: float, eps: float
-) -> _View:
-    """The published test on each vector of a view, in each batch."""
+def _try(
+    sums: BatchSums, chance: float, least: int, *, delta: float, eps: float
+) -> _Try:
+    """The published test on each of these vectors, in each batch."""
     gw, gg, ww = (s.reshape(*s.shape[:2], -1) for s in sums[:3])
     g_norm, w_norm = np.sqrt(gg), np.sqrt(ww)
     # A gradient of zeros has a cosine of zero and would pass: it tells nothing.
@@ -350,7 +327,8 @@ def _try_view(
         np.all(ratio < 1, axis=0) & (seen >= least) & (vectors * chance**seen < _CHANCE)
     )
     elements = seen.shape[:-1]
-    return _View(
+    return _Try(
+        along=sums.along,
         ratio=np.max(ratio, axis=-1),
         informative=np.any(live, axis=-1),
         unseen=np.sum(seen < least, axis=-1),
@@ -361,9 +339,9 @@ def _try_view(
 
 
 def _judge(
-    channel: _Attempt,
-    groups: Sequence[_Attempt],
-    layer: _Attempt,
+    channel: _Try,
+    groups: Sequence[_Try],
+    layer: _Try,
     finite: np.ndarray,
     silent: int,
     least: int,
@@ -376,33 +354,34 @@ def _judge(
     if not_finite := int(np.sum(~finite)):
         return mixed(f"the gradient is not finite in {_count(not_finite, 'batch')}")
     remark = f"no gradient in {_count(silent, 'batch')}" if silent else ""
-    if layer.view.unseen:
+    if layer.unseen:
         return _Judgement("unknown", None, remark)
-    view = channel.view
-    if view.always_passes and not view.unseen:
+    if channel.always_passes and not channel.unseen:
         return _Judgement("channel", channel.along, remark)
-    if view.unseen and view.always_passes:
+    if channel.unseen and channel.always_passes:
         return mixed(
-            f"{view.unseen} of {view.vectors} channels have a gradient in fewer than "
-            f"{_count(least, 'batch')}, the others pass"
+            f"{channel.unseen} of {channel.vectors} channels have a gradient in fewer "
+            f"than {_count(least, 'batch')}, the others pass"
         )
-    if view.invariant:
-        return mixed(f"only {view.invariant} of {view.vectors} channels always pass")
-    if view.passes_beyond_chance:
-        return mixed(_some(view, "channel"))
+    if channel.invariant:
+        return mixed(
+            f"only {channel.invariant} of {channel.vectors} channels always pass"
+        )
+    if channel.passes_beyond_chance:
+        return mixed(_some(channel, "channel"))
     for group in groups:
-        if group.view.always_passes and not group.view.unseen:
+        if group.always_passes and not group.unseen:
             return _Judgement("group", group.along, remark)
-    if layer.view.always_passes:
+    if layer.always_passes:
         return _Judgement("layer", layer.along, remark)
-    if layer.view.passes_beyond_chance:
-        return mixed(_some(layer.view, "layer"))
+    if layer.passes_beyond_chance:
+        return mixed(_some(layer, "layer"))
     return _Judgement("neither", None, remark)
 
 
-def _some(view: _View, name: str) -> str:
-    share = f"in {view.passed} of {view.informative_batches} batches"
-    if view.is_clear_at_given_weights:
+def _some(tried: _Try, name: str) -> str:
+    share = f"in {tried.passed} of {tried.informative_batches} batches"
+    if tried.is_clear_at_given_weights:
         return (
             f"the {name} view passes by far at the given weights, but only {share} in "
             "all; is there a bias of zeros before the norm?"
@@ -410,7 +389,7 @@ def _some(view: _View, name: str) -> str:
     return f"the {name} view passes {share}, which is not chance"
 
 
-def _judge_together(judged: list[_Judgement], sums: Sums) -> _Judgement:
+def _judge_together(judged: list[_Judgement], sums: BatchSums) -> _Judgement:
     """One verdict for all batch elements: a spec has a single view."""
     groups: dict[_Judgement, list[Any]] = {}
     for index, judgement in enumerate(judged):
@@ -434,7 +413,7 @@ def _judge_together(judged: list[_Judgement], sums: Sums) -> _Judgement:
     return _Judgement(verdict, None, remark)
 
 
-def _verdict_of(along: tuple[int, ...], sums: Sums) -> str:
+def _verdict_of(along: tuple[int, ...], sums: BatchSums) -> str:
     if along == sums.along:
         return "channel"
     return "layer" if is_layer(sums, along) else "group"
@@ -445,7 +424,7 @@ def _list(positions: list[Any]) -> str:
     return f"[{shown}{', ...' if len(positions) > _LISTED else ''}]"
 
 
-def _of_zeros(zero_channels: int, sums: Sums) -> str:
+def _of_zeros(zero_channels: int, sums: BatchSums) -> str:
     channels = sums.ww[0].size
     if zero_channels == channels:
         return "its weights are all zero: tested at others"

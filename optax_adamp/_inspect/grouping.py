@@ -15,7 +15,7 @@ import numpy as np
 from optax_adamp._axes import Axes
 
 
-class Sums(NamedTuple):
+class BatchSums(NamedTuple):
     """Inner products of gradient and weight, for the vectors of one grouping.
 
     Arrays of the shape (batches, batch elements, ...), followed by the sizes of the
@@ -32,7 +32,7 @@ class Sums(NamedTuple):
     by: tuple[int, ...]  # Axes that index the vectors.
 
 
-def stack(batches: Sequence[Any], weight: Any, axes: Axes) -> Sums:
+def stack(batches: Sequence[Any], weight: Any, axes: Axes) -> BatchSums:
     """Joins the sums of the channels in all batches, in double precision.
 
     Args:
@@ -41,8 +41,7 @@ def stack(batches: Sequence[Any], weight: Any, axes: Axes) -> Sums:
       weight: The parameter, or anything with its shape and dtype.
       axes: Its axes.
     """
-    inside = {*axes.reduction, *axes.output}
-    batch_axes = [axis for axis in range(len(weight.shape)) if axis not in inside]
+    batch_axes = axes.batch(weight.shape)
 
     def sizes(some: Sequence[int]) -> tuple[int, ...]:
         return tuple(weight.shape[axis] for axis in some)
@@ -53,16 +52,16 @@ def stack(batches: Sequence[Any], weight: Any, axes: Axes) -> Sums:
         shape = (len(arrays), math.prod(sizes(batch_axes)), *sizes(axes.output))
         return values.transpose(order).reshape(shape)
 
-    return Sums(
+    return BatchSums(
         *map(arrange, zip(*batches, strict=True)),
-        length=math.prod(sizes(axes.reduction)) * (2 if np.iscomplexobj(weight) else 1),
+        length=axes.length(weight.shape) * (2 if np.iscomplexobj(weight) else 1),
         batch_shape=sizes(batch_axes),
         along=axes.reduction,
         by=axes.output,
     )
 
 
-def merge(sums: Sums, along: Iterable[int]) -> Sums:
+def merge(sums: BatchSums, along: Iterable[int]) -> BatchSums:
     """The sums of the vectors that run along these axes as well."""
     merged = [axis for axis in sums.by if axis in {*along}]
     positions = tuple(2 + sums.by.index(axis) for axis in merged)
@@ -78,7 +77,7 @@ def merge(sums: Sums, along: Iterable[int]) -> Sums:
     )
 
 
-def groupings(channels: Sums) -> list[Sums]:
+def groupings(channels: BatchSums) -> list[BatchSums]:
     """All that is coarser than the channels and finer than the layer, finest first.
 
     Of two with as many axes, neither of which cuts the other, the one with more vectors
@@ -92,16 +91,16 @@ def groupings(channels: Sums) -> list[Sums]:
         for axes in itertools.combinations(long, number)
     ]
 
-    def fineness(sums: Sums) -> tuple[Any, ...]:
+    def fineness(sums: BatchSums) -> tuple[Any, ...]:
         return len(sums.along), -sums.gw.size, [-axis for axis in sums.along]
 
     return sorted(found, key=fineness)
 
 
-def is_layer(channels: Sums, along: Iterable[int]) -> bool:
+def is_layer(channels: BatchSums, along: Iterable[int]) -> bool:
     """Whether vectors along these axes are the whole layer."""
     return all(axis in {*along} for axis, size in _sizes(channels) if size > 1)
 
 
-def _sizes(sums: Sums) -> Iterable[tuple[int, int]]:
+def _sizes(sums: BatchSums) -> Iterable[tuple[int, int]]:
     return zip(sums.by, sums.gw.shape[2:], strict=True)

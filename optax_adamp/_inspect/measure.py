@@ -103,8 +103,8 @@ def measure(
     updates: Any | None = None,
     delta: jax.typing.ArrayLike = 0.1,
     eps: jax.typing.ArrayLike = 1e-8,
-    dimension_numbers: DimensionNumbers | None = None,
-    partition_specs: PartitionSpecs | None = None,
+    dimension_numbers: DimensionNumbers = None,
+    partition_specs: PartitionSpecs = None,
 ) -> Measurements:
     r"""Measures how a step meets the projection: who passes, and what it does to them.
 
@@ -229,8 +229,7 @@ def measure(
             delta=delta,
             eps=eps,
         )
-        inside = len(axes.reduction) + len(axes.output)
-        batch_axes[path] = jnp.ndim(weight) - inside
+        batch_axes[path] = len(axes.batch(jnp.shape(weight)))
     return Measurements(measured, tuple(batch_axes.items()))
 
 
@@ -285,14 +284,14 @@ def _measure_leaf(
     if not is_projected:
         return Measurement(weight_norm=jnp.squeeze(_norm(w, along_channel)))
     channel, layer = view_sums(u, g, w, axes)
-    views = choose_view(channel, layer, axes, delta=delta, eps=eps)
+    chosen = choose_view(channel, layer, axes, delta=delta, eps=eps)
     channel_cosine = _cosine_over_threshold(channel, delta, eps)
     measurement = Measurement(
         weight_norm=root(layer.ww),
         channel_cosine=over_channels.max(channel_cosine),
         layer_cosine=_cosine_over_threshold(layer, delta, eps),
-        channel_projected=views.channel,
-        layer_projected=views.layer,
+        channel_projected=chosen.channel,
+        layer_projected=chosen.layer,
     )
     if update is not None:
         along_layer = _Along(
@@ -350,18 +349,18 @@ def _turns(
     w_norm, u_norm = root(sums.ww), _norm(u, along)
     # Without a direction there is no radial part. NaN is not zero, and shows.
     has_direction = sums.ww != 0
-    along_w = _divide(sums.uw, w_norm, where=has_direction)
+    along_w = _quotient(sums.uw, w_norm, where=has_direction)
     # Not from the norms of u and of its radial part: their difference cancels where u
     # is nearly radial. And for small steps so does that of the directions, but not the
     # angle between them, of which they make the legs of an isosceles triangle.
-    radial_part = _divide(sums.uw, sums.ww, where=has_direction)
+    radial_part = _quotient(sums.uw, sums.ww, where=has_direction)
     across_w = _norm(u - radial_part * w, along)
     angle = jnp.where(has_direction, jnp.arctan2(across_w, w_norm + along_w), 0)
-    fraction = _divide(jnp.abs(along_w), u_norm, where=u_norm != 0)
+    fraction = _quotient(jnp.abs(along_w), u_norm, where=u_norm != 0)
     return _Turn(radial=over.mean(fraction), step=over.mean(2 * jnp.sin(angle / 2)))
 
 
-def _divide(a: jax.Array, b: jax.Array, *, where: jax.Array) -> jax.Array:
+def _quotient(a: jax.Array, b: jax.Array, *, where: jax.Array) -> jax.Array:
     """The quotient, or zero; what is not divided makes no NaN on the way either."""
     return jnp.where(where, a, 0) / jnp.where(where, b, 1)
 

@@ -7,7 +7,7 @@ cannot be mistaken: what obeys this is, but for a penalty, scale-invariant.
 
 import numpy as np
 
-from optax_adamp._inspect.grouping import Sums
+from optax_adamp._inspect.grouping import BatchSums
 
 # Fitted to one of the batches, the constant leaves the others to be explained. By
 # chance six agree as often as in one weight of 100,000.
@@ -21,7 +21,7 @@ _TOLERANCE = 0.02
 _REST = 1e-5
 
 
-def find_penalty(sums: Sums, eps: float) -> float | None:
+def find_penalty(sums: BatchSums, eps: float) -> float | None:
     """The factor of the weight that all gradients contain; None if there is none.
 
     Half of the vectors must show it in each batch: the radial part of one with a large
@@ -41,7 +41,7 @@ def find_penalty(sums: Sums, eps: float) -> float | None:
     return factor if is_constant else None
 
 
-def without_penalty(sums: Sums, factor: float) -> Sums:
+def without_penalty(sums: BatchSums, factor: float) -> BatchSums:
     """The sums of the gradient without this part."""
     gw = sums.gw - factor * sums.ww
     gg = sums.gg - 2 * factor * sums.gw + factor**2 * sums.ww

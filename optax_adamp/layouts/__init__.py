@@ -4,6 +4,7 @@ Every function here gives what `dimension_numbers` takes. Flax is imported only 
 axes are asked of a Flax model.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from optax_adamp.layouts._from_function import from_function
@@ -17,15 +18,10 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        if name == "from_linen":
-            from optax_adamp.layouts._linen import from_linen
-
-            return from_linen
-        if name == "from_nnx":
-            from optax_adamp.layouts._nnx import from_nnx
-
-            return from_nnx
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name not in ("from_linen", "from_nnx"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{name.removeprefix('from')}")
+        return getattr(module, name)
 
 
 __all__ = [

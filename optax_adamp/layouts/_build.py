@@ -1,25 +1,25 @@
 """From what is known of each parameter to a layout; nothing is guessed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optax_adamp._axes import (
-    ProjectionDimensionNumbers,
+    Shape,
     count_from_front,
     is_spec,
 )
 from optax_adamp._trees import path_matches, printable
 from optax_adamp.layouts._layout import Layout
-from optax_adamp.layouts._names import Shape
 from optax_adamp.layouts._rules import Reading, Rule
-from optax_adamp.layouts._uncovered import Parameter, join, uncovered_message
+from optax_adamp.layouts._uncovered import ModelParameter, join, uncovered_message
 
 # A path (or a glob of paths) to what stands there: a spec, a rule, or None.
 Overrides = Mapping[str, Any]
 
 
 def build_layout(
-    parameters: Iterable[Parameter], overrides: Overrides | None, *, function: str
+    parameters: Iterable[ModelParameter], overrides: Overrides | None, *, function: str
 ) -> Layout:
     """The layout of a model's parameters.
 
@@ -36,22 +36,23 @@ def build_layout(
     unused = set(overrides)
     layout = Layout()
     parameters = list(parameters)
-    uncovered: list[Parameter] = []
+    uncovered: list[ModelParameter] = []
     for parameter in parameters:
         path = join(parameter.path)
         matching = [pattern for pattern in overrides if path_matches(path, pattern)]
         unused.difference_update(matching)
-        reading = _override(path, parameter.shape, overrides, matching)
-        reading = reading or _in_short(parameter.reading)
+        override = _override(path, parameter.shape, overrides, matching)
+        reading = override or parameter.reading
         if reading is None:
             uncovered.append(parameter)
             continue
-        if reading.spec is not None:
-            place = (
-                f"{function}: {printable(path)}, an array of shape {parameter.shape}"
-            )
-            count_from_front(reading.spec, parameter.shape, place)
-        layout.put(parameter.path, reading.spec, reading.why)
+        spec = reading.spec
+        if spec is not None:
+            place = functools.partial(_place, function, parameter)
+            axes = count_from_front(spec, parameter.shape, place)
+            # What the user wrote stays as it is.
+            spec = spec if override else axes.spec()
+        layout.put(parameter.path, spec, reading.why)
     if uncovered:
         raise ValueError(uncovered_message(uncovered, parameters, function))
     if unused:
@@ -62,19 +63,9 @@ def build_layout(
     return layout
 
 
-def _in_short(reading: Reading | None) -> Reading | None:
-    """The reading with single axes as numbers, as one would write them."""
-    if reading is None or reading.spec is None:
-        return reading
-
-    def axes(several: Sequence[int] | int) -> Sequence[int] | int:
-        if isinstance(several, int) or len(several) != 1:
-            return several
-        return several[0]
-
-    reduction, output, view = reading.spec
-    spec = ProjectionDimensionNumbers(axes(reduction), axes(output), view)
-    return reading._replace(spec=spec)
+def _place(function: str, parameter: ModelParameter) -> str:
+    path = printable(join(parameter.path))
+    return f"{function}: {path}, an array of shape {parameter.shape}"
 
 
 def _override(

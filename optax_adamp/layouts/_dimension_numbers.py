@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from optax_adamp._axes import Axes, count_from_front, is_spec
+from optax_adamp._axes import Axes, Spec, count_from_front, is_spec
 from optax_adamp._trees import (
     Entry,
     Names,
@@ -20,12 +20,12 @@ from optax_adamp._trees import (
 )
 from optax_adamp.layouts._layout import reason_of
 from optax_adamp.layouts._names import doubt_without_name, without_channels
-from optax_adamp.layouts._rules import Reading, Rule, output_last
+from optax_adamp.layouts._rules import Doubt, Reading, Rule, output_last
 
-# A spec or a rule, a tree or prefix tree of them and None, or a function from params to
-# one of these.
-DimensionNumbers = Any | Callable[[Any], Any]
-
+# A spec or a rule, a tree or prefix tree of them and None, or a function of the params
+# that gives one of these.
+Specs = Spec | Rule | Mapping[Any, Any] | list[Any] | tuple[Any, ...] | None
+DimensionNumbers = Specs | Callable[[Any], Specs]
 
 # What ends the errors about entries and patterns without a parameter.
 _PART_OF_MODEL = (
@@ -43,19 +43,14 @@ class Reason(NamedTuple):
     warning: str = ""
 
 
-class Resolution(NamedTuple):
-    """What `dimension_numbers` says of one parameter."""
-
-    axes: Axes | None  # None: not projected.
-    reason: Callable[[], Reason]  # No step needs it.
-
-
 def resolve_dimension_numbers(
-    dimension_numbers: DimensionNumbers | None,
+    dimension_numbers: DimensionNumbers,
     params: Any,
     leaves: list[tuple[Names, Any]],
-) -> list[Resolution]:
-    """The axes of each leaf, and the reason for them.
+) -> list[tuple[Axes | None, Callable[[], Reason]]]:
+    """The axes of each leaf, None if it is not projected, and the reason for them.
+
+    No step needs the reason: it is worked out when it is asked for.
 
     Args:
       dimension_numbers: The argument of `scale_by_projection`.
@@ -65,9 +60,9 @@ def resolve_dimension_numbers(
     Raises:
       ValueError: If a spec does not fit its parameter, or a tree the params.
     """
-    if dimension_numbers is None:
-        dimension_numbers = _DEFAULT
-    description = call_if_function(dimension_numbers, params)
+    description: Any = _DEFAULT
+    if dimension_numbers is not None:
+        description = call_if_function(dimension_numbers, params)
     entries = match_prefix(
         description,
         leaves,
@@ -77,11 +72,15 @@ def resolve_dimension_numbers(
     )
     _check_patterns(entries, leaves)
 
-    def resolve(names: Names, leaf: Any, entry: Entry) -> Resolution:
-        axes, reading = _resolve_leaf(entry, names, leaf)
-        return Resolution(
-            axes, functools.partial(_explain, description, names, entry, reading)
-        )
+    def resolve(
+        names: Names, leaf: Any, entry: Entry
+    ) -> tuple[Axes | None, Callable[[], Reason]]:
+        reading = _read(entry, names, leaf)
+        reason = functools.partial(_explain, description, names, entry, reading)
+        if reading.spec is None:
+            return None, reason
+        place = functools.partial(_place, names, leaf)
+        return count_from_front(reading.spec, jnp.shape(leaf), place), reason
 
     return [
         resolve(names, leaf, entry)
@@ -90,52 +89,50 @@ def resolve_dimension_numbers(
 
 
 def _explain(description: Any, names: Names, entry: Entry, reading: Reading) -> Reason:
-    is_told = entry.exact and not isinstance(entry.value, Rule)
-    reason = reason_of(description, names) if is_told else None
+    why = reading.why
+    if isinstance(entry.value, Rule) and reading.spec is not None:
+        # Its arguments, which may be long, are the same for all that it covers.
+        rule, _, _ = entry.value.name.partition("(")
+        why = f"{rule}: {why}"
+    elif entry.exact and not isinstance(entry.value, Rule):
+        why = reason_of(description, names) or why
     warning = reading.warning
-    return Reason(reason or reading.why, warning() if callable(warning) else warning)
+    return Reason(why, warning() if callable(warning) else warning)
 
 
 def _is_entry(node: Any) -> bool:
     return node is None or isinstance(node, Rule) or is_spec(node)
 
 
-def _resolve_leaf(entry: Entry, names: Names, leaf: Any) -> tuple[Axes | None, Reading]:
-    if is_absent(leaf):
-        return None, Reading(None, "absent")
-    shape = jnp.shape(leaf)
-    place = f"dimension_numbers of {format_path(names)}, an array of shape {shape}"
-    reading = _read(entry, names, shape, place)
-    if reading.spec is None:
-        return None, reading
-    return count_from_front(reading.spec, shape, place), reading
+def _place(names: Names, leaf: Any) -> str:
+    return (
+        f"dimension_numbers of {format_path(names)}, an array of shape "
+        f"{jnp.shape(leaf)}"
+    )
 
 
-def _read(entry: Entry, names: Names, shape: tuple[int, ...], place: str) -> Reading:
+def _read(entry: Entry, names: Names, leaf: Any) -> Reading:
     """What the entry for a parameter says of it."""
-    value = entry.value
+    if is_absent(leaf):
+        return Reading(None, "absent")
+    value, shape = entry.value, jnp.shape(leaf)
     if isinstance(value, Rule):
-        reading = value.read(names, shape)
-        if reading.spec is None:
-            return reading
-        # Its arguments, which may be long, are the same for all that it covers.
-        rule, _, _ = value.name.partition("(")
-        return reading._replace(why=f"{rule}: {reading.why}")
+        return value.read(names, shape)
     if value is None:
         return Reading(None, "spec: None")
     if not is_spec(value):
         raise ValueError(
-            f"{place}, must be a ProjectionDimensionNumbers, a rule of "
+            f"{_place(names, leaf)}, must be a ProjectionDimensionNumbers, a rule of "
             "optax_adamp.layouts, or None for a parameter that is not projected, but "
             f"got {value!r}."
         )
-    if not entry.exact and (absence := without_channels(names, shape)):
-        # What covers many parameters tells how those with channels are laid out. What
-        # stands at a parameter's own place is meant for it, and must fit.
-        return Reading(None, absence)
     if entry.exact:
         return Reading(value, "spec")
-    return Reading(value, "spec", functools.partial(doubt_without_name, names))
+    # What covers many parameters tells how those with channels are laid out. What
+    # stands at a parameter's own place is meant for it, and must fit.
+    if absence := without_channels(names, shape):
+        return Reading(None, absence)
+    return Reading(value, "spec", Doubt(doubt_without_name, names, shape))
 
 
 def _check_patterns(entries: list[Entry], leaves: list[tuple[Names, Any]]) -> None:

@@ -27,7 +27,7 @@ from optax_adamp.layouts._program.tracks import of_parameter, plain
 from optax_adamp.layouts._program.uses import Use, read
 from optax_adamp.layouts._program.walk import Operations, Program, shape_of
 from optax_adamp.layouts._rules import Reading
-from optax_adamp.layouts._uncovered import Parameter
+from optax_adamp.layouts._uncovered import ModelParameter
 
 
 def from_function(
@@ -130,9 +130,9 @@ def from_function(
     refuse_shared_paths(leaves, function="from_function")
     readings = read_program(fn, params, args, kwargs)
     parameters = [
-        Parameter(names, jnp.shape(leaf), None, owner="", problem=reading)
+        ModelParameter(names, jnp.shape(leaf), None, owner="", problem=reading)
         if isinstance(reading, str)
-        else Parameter(names, jnp.shape(leaf), reading, owner="")
+        else ModelParameter(names, jnp.shape(leaf), reading, owner="")
         for (names, leaf), reading in zip(leaves, readings, strict=True)
     ]
     return build_layout(parameters, overrides, function="from_function")

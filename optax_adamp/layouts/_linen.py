@@ -13,7 +13,7 @@ from optax_adamp.layouts._layout import Layout
 from optax_adamp.layouts._linen_stacks import Init, Made, observe, stacked_axes
 from optax_adamp.layouts._rules import Reading
 from optax_adamp.layouts._stacked import stacked_along
-from optax_adamp.layouts._uncovered import Parameter
+from optax_adamp.layouts._uncovered import ModelParameter
 
 
 def from_linen(
@@ -148,7 +148,7 @@ def _parameter(
     stacked: frozenset[int],
     lost: str | None,
     reading: Reading | str,
-) -> Parameter:
+) -> ModelParameter:
     """What comes of all that is known of a parameter."""
     axes = tuple(sorted(stacked))
     owner = made.owner if made else "an unknown module"
@@ -158,10 +158,12 @@ def _parameter(
     elif lost or not made:
         reading = lost or "a lifted transform made it, which may have stacked it"
     if isinstance(reading, str):
-        return Parameter(path, leaf.shape, None, owner, problem=reading, stacked=axes)
+        return ModelParameter(
+            path, leaf.shape, None, owner, problem=reading, stacked=axes
+        )
     if axes:
         reading = reading._replace(why=f"{reading.why}, {stacked_along(axes)}")
-    return Parameter(path, leaf.shape, reading, owner)
+    return ModelParameter(path, leaf.shape, reading, owner)
 
 
 def _check_module(module: Any) -> None:

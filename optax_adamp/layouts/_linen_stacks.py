@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from optax_adamp._axes import Shape
 from optax_adamp._trees import Names, named_leaves, take_out
-from optax_adamp.layouts._names import Shape
 from optax_adamp.layouts._uncovered import full_name
 
 

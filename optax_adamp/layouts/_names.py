@@ -2,6 +2,7 @@
 
 import re
 
+from optax_adamp._axes import Shape
 from optax_adamp._trees import Names
 
 # Leaves with these names have one number per channel, never a vector. When layers are
@@ -44,8 +45,6 @@ _LEAST_FEATURES = 16
 # What ends a warning: it is right for whatever library the params are of.
 ASK = "let layouts.from_function read the axes from your program."
 
-Shape = tuple[int, ...]
-
 
 def plain_names(names: Names) -> Names:
     """The names along a path, with joined keys taken apart, down to the parameter's.
@@ -85,12 +84,13 @@ def without_channels(names: Names, shape: Shape) -> str | None:
     return None
 
 
-def doubt_without_name(names: Names) -> str:
+def doubt_without_name(names: Names, shape: Shape = ()) -> str:
     """Why a rule for many may take a vector for a kernel; empty if it has a name.
 
     Haliax has a position below a weight's name, too. A lone array is all there is, and
-    hardly a bias.
+    hardly a bias. Whatever the shape: it is there for `Doubt`.
     """
+    del shape
     name, parts = plain_name(names), _split(names)
     is_item = any(part.isdecimal() for part in parts[-1:])
     if name.isdecimal() or (is_item and name not in (*_KERNEL_NAMES, *_WEIGHT_NAMES)):

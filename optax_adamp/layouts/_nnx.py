@@ -9,22 +9,21 @@ does, which is why Flax's own classes are asked before it.
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, cast
 
 import jax
 from flax import linen, nnx
 
-from optax_adamp._axes import ProjectionDimensionNumbers
+from optax_adamp._axes import ProjectionDimensionNumbers, Shape, count_from_front
 from optax_adamp._trees import Names, named_leaves
 from optax_adamp.layouts import _kernels
 from optax_adamp.layouts._build import Overrides, build_layout
 from optax_adamp.layouts._from_function import read_program
 from optax_adamp.layouts._layout import Layout
-from optax_adamp.layouts._names import Shape
 from optax_adamp.layouts._rules import Reading
 from optax_adamp.layouts._stacked import stacked_along
-from optax_adamp.layouts._uncovered import Parameter, full_name
+from optax_adamp.layouts._uncovered import ModelParameter, full_name
 
 
 def from_nnx(
@@ -123,7 +122,7 @@ def _read_program(
     return {names: reading for (names, _), reading in zip(named, readings, strict=True)}
 
 
-def _settle(parameter: Parameter, reading: Reading | str) -> Parameter:
+def _settle(parameter: ModelParameter, reading: Reading | str) -> ModelParameter:
     """The parameter with what the program does with it, if its module left it open."""
     if parameter.reading is not None:
         return parameter
@@ -304,10 +303,10 @@ def _leaves(model: nnx.Module, wrt: Any) -> list[_Leaf]:
     return leaves
 
 
-def _describe(leaf: _Leaf, leaves: list[_Leaf]) -> Parameter:
-    def parameter(reading: Reading | None = None, problem: str = "") -> Parameter:
+def _describe(leaf: _Leaf, leaves: list[_Leaf]) -> ModelParameter:
+    def parameter(reading: Reading | None = None, problem: str = "") -> ModelParameter:
         owner = full_name(leaf.owner)
-        return Parameter(leaf.path, leaf.shape, reading, owner, problem)
+        return ModelParameter(leaf.path, leaf.shape, reading, owner, problem)
 
     why = f"{leaf.owner.__name__}.{leaf.attribute}"
     if leaf.plain is not None and leaf.plain.spec is None:
@@ -397,6 +396,8 @@ def _readings(
     plain: _Plain, stackings: frozenset[_Stacking]
 ) -> dict[ProjectionDimensionNumbers, str]:
     assert plain.spec is not None
+    # Sizes do not matter to a spec that is known to fit.
+    axes = count_from_front(plain.spec, (1,) * len(plain.shape), str)
     readings: dict[ProjectionDimensionNumbers, str] = {}
     # First those that add axes in front.
     for stacking in sorted(
@@ -405,16 +406,8 @@ def _readings(
         order = _order(len(plain.shape), stacking.out_axes)
         kept = [order.index(axis) for axis in range(len(plain.shape))]
         stacked = [axis for axis in range(len(order)) if axis not in kept]
-        spec = ProjectionDimensionNumbers(
-            _move(plain.spec.reduction_axis, kept), _move(plain.spec.output_axis, kept)
-        )
+        spec = axes.moved(kept).spec()
         where = stacked_along(stacked) if stacked else ""
         # Two places among a layer's own batch axes make no difference.
         readings[spec] = where if readings.get(spec, where) == where else "stacked"
     return readings
-
-
-def _move(axes: Sequence[int] | int, kept: list[int]) -> tuple[int, ...] | int:
-    if isinstance(axes, Sequence):
-        return tuple(kept[axis] for axis in axes)
-    return kept[axes]

@@ -5,11 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from optax_adamp._axes import ProjectionDimensionNumbers
+from optax_adamp._axes import ProjectionDimensionNumbers, Shape
 from optax_adamp._trees import Names
 from optax_adamp.layouts._names import (
     ASK,
-    Shape,
     doubt_in_channels,
     doubt_in_convolution,
     looks_like_embedding,

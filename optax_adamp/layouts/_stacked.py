@@ -5,10 +5,15 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optax_adamp._axes import ProjectionDimensionNumbers, count_from_front, is_spec
+from optax_adamp._axes import (
+    ProjectionDimensionNumbers,
+    Shape,
+    count_from_front,
+    is_spec,
+)
 from optax_adamp._trees import Names, format_path, path_matches
-from optax_adamp.layouts._names import Shape, doubt_without_name, without_channels
-from optax_adamp.layouts._rules import Reading, Rule
+from optax_adamp.layouts._names import doubt_without_name, without_channels
+from optax_adamp.layouts._rules import Doubt, Reading, Rule
 
 
 def stacked(rule: Any, axis: int = 0, where: str | Sequence[str] | None = None) -> Rule:
@@ -88,26 +93,27 @@ class _Stacked:
         """The reading, and all axes that layers are stacked along."""
         if not self.covers(names):
             return self.read_layer(names, shape)
-        place = f"layouts.stacked: {format_path(names)}, an array of shape {shape}"
+
+        def place() -> str:
+            return f"layouts.stacked: {format_path(names)}, an array of shape {shape}"
+
         if not -len(shape) <= self.axis < len(shape):
             raise ValueError(
-                f"{place}, has no axis {self.axis} that layers could be stacked along. "
-                "Tell the paths of what is stacked by `where`."
+                f"{place()}, has no axis {self.axis} that layers could be stacked "
+                "along. Tell the paths of what is stacked by `where`."
             )
         axis = self.axis % len(shape)
         layer = shape[:axis] + shape[axis + 1 :]
         reading, inner = self.read_layer(names, layer)
-
-        def shift(axes: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(a + (a >= axis) for a in axes)
-
-        axes = (axis, *shift(inner))
+        places = [a + (a >= axis) for a in range(len(layer))]
+        stacked_axes = (axis, *(places[a] for a in inner))
         if reading.spec is None:
-            return reading, axes
-        place = f"{place}, without axis {axis}"
-        reduction, output, view, *_ = count_from_front(reading.spec, layer, place)
-        spec = ProjectionDimensionNumbers(shift(reduction), shift(output), view)
-        return reading._replace(spec=spec), axes
+            return reading, stacked_axes
+        axes = count_from_front(
+            reading.spec, layer, lambda: f"{place()}, without axis {axis}"
+        ).moved(places)
+        spec = ProjectionDimensionNumbers(axes.reduction, axes.output, axes.view)
+        return reading._replace(spec=spec), stacked_axes
 
     def covers(self, names: Names) -> bool:
         path = "/".join(names)
@@ -129,7 +135,7 @@ class _ReadSpec:
         # As with any spec that covers many parameters.
         if absence := without_channels(names, shape):
             return Reading(None, absence)
-        return Reading(self.spec, "spec", doubt_without_name(names))
+        return Reading(self.spec, "spec", Doubt(doubt_without_name, names, shape))
 
 
 def _rule_of_spec(spec: Any) -> Rule:

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from optax_adamp._axes import Shape
 from optax_adamp._trees import Names, format_path, path_matches, printable
 from optax_adamp.layouts._names import (
-    Shape,
     looks_like_embedding,
     looks_like_kernel,
     looks_like_norm,
@@ -21,7 +21,7 @@ from optax_adamp.layouts._rules import Reading
 _POSITIONS = re.compile(r"(^|_)pos(ition(s|al)?)?(_|emb|$)", re.IGNORECASE)
 
 
-class Parameter(NamedTuple):
+class ModelParameter(NamedTuple):
     """One parameter of a model and what is known of it."""
 
     path: tuple[Any, ...]  # The keys of the params' tree, integers included.
@@ -48,7 +48,9 @@ class _Kind(NamedTuple):
 
 
 def uncovered_message(
-    uncovered: Sequence[Parameter], parameters: Sequence[Parameter], function: str
+    uncovered: Sequence[ModelParameter],
+    parameters: Sequence[ModelParameter],
+    function: str,
 ) -> str:
     """An error that names the parameters, and the overrides to add.
 
@@ -84,7 +86,7 @@ def uncovered_message(
     )
 
 
-def _kind(parameter: Parameter) -> _Kind:
+def _kind(parameter: ModelParameter) -> _Kind:
     names = tuple(map(str, parameter.path))
     return _Kind(
         parameter.shape,
@@ -146,7 +148,7 @@ def _literal(text: str) -> str:
     return f'"{plain}"' if plain == text and not {*text} & {*'"\\'} else repr(text)
 
 
-def _likely_override(names: Names, parameter: Parameter) -> str:
+def _likely_override(names: Names, parameter: ModelParameter) -> str:
     """The code of what is most likely the right override."""
     kept = [
         axis for axis in range(len(parameter.shape)) if axis not in parameter.stacked

@@ -16,10 +16,11 @@ from optax_adamp import (
     detect_scale_invariance,
 )
 from optax_adamp._inspect import evidence
-from optax_adamp._inspect.grouping import Sums
+from optax_adamp._inspect.grouping import BatchSums
 
 INPUTS, CHANNELS, BATCH = 6, 8, 32
 KERNEL = ProjectionDimensionNumbers(-2, -1)
+UNTESTED = evidence.Evidence("w", (2, 3), "not tested")
 
 
 def normal(seed, *shape):
@@ -395,8 +396,8 @@ def test_layers_are_not_cut_by_chance():
     g -= w * inner / np.sum(w**2, axis=(2, 3, 4, 5), keepdims=True)
     g[5:] = 0
     gw, gg, ww = (np.sum(x, axis=-1) for x in (g * w, g**2, w**2))
-    sums = Sums(gw, gg, ww, 3, (4000,), along=(1,), by=(2, 3, 4))
-    finding = evidence.weigh(sums, delta=0.1, eps=1e-8)
+    sums = BatchSums(gw, gg, ww, 3, (4000,), along=(1,), by=(2, 3, 4))
+    finding = evidence.weigh(UNTESTED, sums, delta=0.1, eps=1e-8)
     assert (finding.verdict, finding.along) == ("layer", (1, 2, 3, 4))
     assert finding.remark == "no gradient in 3 batches"
 
@@ -411,7 +412,7 @@ def sums_with(ratios, delta=0.1):
     gw = signs * np.array([ratio or 0 for ratio in ratios], float) * delta / 5
     shape = (len(ratios), 1, 1)
     gw, gg = gw.reshape(shape), gg.reshape(shape)
-    return Sums(gw, gg, np.ones(shape), 25, (), along=(0,), by=(1,))
+    return BatchSums(gw, gg, np.ones(shape), 25, (), along=(0,), by=(1,))
 
 
 @pytest.mark.parametrize(
@@ -438,7 +439,10 @@ def sums_with(ratios, delta=0.1):
     ],
 )
 def test_rule(ratios, verdict):
-    assert evidence.weigh(sums_with(ratios), delta=0.1, eps=1e-8).verdict == verdict
+    assert (
+        evidence.weigh(UNTESTED, sums_with(ratios), delta=0.1, eps=1e-8).verdict
+        == verdict
+    )
 
 
 def test_scaling_can_contradict_the_gradients():
@@ -492,7 +496,7 @@ def test_a_penalty_in_the_loss():
 
 
 def test_strict_types():
-    """Sums are in single precision, whatever the weights are in."""
+    """BatchSums are in single precision, whatever the weights are in."""
 
     def loss(params, batch):
         return small_loss({k: w.astype("float32") for k, w in params.items()}, batch)

@@ -9,17 +9,17 @@ import pytest
 from optax_adamp._axes import Axes
 from optax_adamp._inspect.evidence import (
     Evidence,
-    Finding,
     _tail,
     change_at_threshold,
     evidence_table,
     second_opinion,
     weigh,
 )
-from optax_adamp._inspect.grouping import Sums, merge, stack
+from optax_adamp._inspect.grouping import BatchSums, merge, stack
 
 LENGTH = 25
 INF, NAN = np.inf, np.nan
+UNTESTED = Evidence("w", (2, 25), "not tested")
 
 
 def sums(ratios, *, ww=1.0, batch_shape=None):
@@ -34,11 +34,11 @@ def sums(ratios, *, ww=1.0, batch_shape=None):
     signs = (-1.0) ** np.arange(len(ratios))[:, None, None]
     gw = signs * np.where(live, ratios, 0) * 0.1 / math.sqrt(LENGTH) * np.sqrt(ww)
     shape = ratios.shape[1:2] if batch_shape is None else batch_shape
-    return Sums(gw, live.astype(float), ww, LENGTH, shape, along=(1,), by=(2,))
+    return BatchSums(gw, live.astype(float), ww, LENGTH, shape, along=(1,), by=(2,))
 
 
 def verdict(ratios, **arguments):
-    finding = weigh(sums(ratios, **arguments), delta=0.1, eps=1e-8)
+    finding = weigh(UNTESTED, sums(ratios, **arguments), delta=0.1, eps=1e-8)
     return finding.verdict, finding.remark
 
 
@@ -52,9 +52,9 @@ def test_numbers_of_a_finding():
     # times the length, so that over its threshold it is their sum by sqrt(channels).
     ratios = channels([0.5, -0.25], *[[0.5, 0.25]] * 5, [NAN, 0.75], [NAN, NAN])
 
-    finding = weigh(sums(ratios, batch_shape=()), delta=0.1, eps=1e-8)
+    finding = weigh(UNTESTED, sums(ratios, batch_shape=()), delta=0.1, eps=1e-8)
 
-    assert finding == Finding(
+    assert finding == UNTESTED._replace(
         verdict="channel",
         channel_passed=7,
         channel_informative=7,
@@ -69,14 +69,14 @@ def test_numbers_of_a_finding():
         remark="no gradient in 1 batch",
     )
     # Plain numbers.
-    assert [type(value) for value in finding[:7]] == [str, *[int, int, float] * 2]
-    scaled = weigh(sums(ratios, ww=4.0, batch_shape=()), delta=0.2, eps=1e-8)
+    assert [type(value) for value in finding[2:9]] == [str, *[int, int, float] * 2]
+    scaled = weigh(UNTESTED, sums(ratios, ww=4.0, batch_shape=()), delta=0.2, eps=1e-8)
     assert scaled.channel_cosine == pytest.approx(0.375)
     # The worst of two batch elements, which each have their own batches.
     both = np.concatenate([ratios, channels(*[[2.0, NAN]] * 8)], axis=1)
-    finding = weigh(sums(both), delta=0.1, eps=1e-8)
-    assert finding[1:3] == (0, 7)
-    assert finding[4:6] == (0, 7)
+    finding = weigh(UNTESTED, sums(both), delta=0.1, eps=1e-8)
+    assert finding.channel == "0 of 7"
+    assert finding.layer == "0 of 7"
     assert finding.channel_cosine == pytest.approx(2.0)
     assert finding.layer_cosine == pytest.approx(2.0)
 
@@ -177,8 +177,8 @@ def test_what_reaches_the_threshold_does_not_pass():
     one = np.ones((8, 1, 1))
     signs = (-one) ** np.arange(8)[:, None, None]
     for cosine, found in ((1 / 32, "neither"), (1 / 64, "channel")):
-        at = Sums(cosine * signs, one, one, 16, (), along=(0,), by=(1,))
-        assert weigh(at, delta=1 / 8, eps=1e-8).verdict == found
+        at = BatchSums(cosine * signs, one, one, 16, (), along=(0,), by=(1,))
+        assert weigh(UNTESTED, at, delta=1 / 8, eps=1e-8).verdict == found
 
 
 def test_many_channels_pass_by_luck():
@@ -299,26 +299,29 @@ def test_weights_of_zero(kinds, ww, expected):
     given = sums(elements(*kinds), batch_shape=(len(kinds),))
     zeros = given.ww.copy()
     zeros[0] = ww
-    finding = weigh(given._replace(ww=zeros), delta=0.1, eps=1e-8)
+    finding = weigh(UNTESTED, given._replace(ww=zeros), delta=0.1, eps=1e-8)
     assert (finding.verdict, finding.remark) == expected
     later = given.ww.copy()
     later[1] = 0.0
-    assert "zero" not in weigh(given._replace(ww=later), delta=0.1, eps=1e-8).remark
+    assert (
+        "zero"
+        not in weigh(UNTESTED, given._replace(ww=later), delta=0.1, eps=1e-8).remark
+    )
 
 
 def test_norms_up_to_eps_tell_nothing():
     given = sums(channels(*[[0.9]] * 8), batch_shape=())
     for tiny in (given._replace(gg=given.gg / 4), given._replace(ww=given.ww / 4)):
-        assert weigh(tiny, delta=0.1, eps=0.5).channel_informative == 0
-        assert weigh(tiny, delta=0.1, eps=0.49).channel_informative == 8
+        assert weigh(UNTESTED, tiny, delta=0.1, eps=0.5).channel_informative == 0
+        assert weigh(UNTESTED, tiny, delta=0.1, eps=0.49).channel_informative == 8
     for gg, remark in ((0.25, "no gradient in 8 batches"), (0.5, "")):
-        finding = weigh(given._replace(gg=given.gg * gg), delta=0.1, eps=0.5)
+        finding = weigh(UNTESTED, given._replace(gg=given.gg * gg), delta=0.1, eps=0.5)
         assert finding.remark == remark
 
 
 def test_change_at_the_threshold():
     numbers = (np.full((1, 2, 3), v) for v in (9.0, 4.0, 16.0))
-    given = Sums(*numbers, LENGTH, (2,), along=(1,), by=(2,))
+    given = BatchSums(*numbers, LENGTH, (2,), along=(1,), by=(2,))
 
     expected = math.log(2) * 0.1
     assert change_at_threshold(given, 0.1) == pytest.approx(expected * 6 * 8 / 5)
@@ -459,7 +462,7 @@ def heads(*kinds, batches=8, live=None):
     gw, gg, ww = (x.reshape(shape) for x in flat[:3])
     if live is not None:
         gw, gg = (x * np.asarray(live)[:, None, None, None] for x in (gw, gg))
-    return Sums(gw, gg, ww, LENGTH, (len(kinds),), along=(1,), by=(2, 3))
+    return BatchSums(gw, gg, ww, LENGTH, (len(kinds),), along=(1,), by=(2, 3))
 
 
 @pytest.mark.parametrize(
@@ -492,7 +495,7 @@ def heads(*kinds, batches=8, live=None):
     ],
 )
 def test_groups(kinds, verdict, along, remark):
-    finding = weigh(heads(*kinds), delta=0.1, eps=1e-8)
+    finding = weigh(UNTESTED, heads(*kinds), delta=0.1, eps=1e-8)
     assert (finding.verdict, finding.along, finding.remark) == (verdict, along, remark)
     numbers = (finding.group_passed, finding.group_informative, finding.group_cosine)
     if verdict != "group":
@@ -508,13 +511,15 @@ def test_groups(kinds, verdict, along, remark):
 def test_groups_need_a_batch_more(live, verdict):
     """There are two, and each may pass by chance."""
     given = heads(HEADS, live=[1] * live + [0] * (8 - live))
-    finding = weigh(given, delta=0.1, eps=1e-8)
+    finding = weigh(UNTESTED, given, delta=0.1, eps=1e-8)
     assert finding.verdict == verdict
     assert finding.remark == f"no gradient in {8 - live} batches"
 
 
 def test_a_group_in_all_of_few_batches():
-    assert weigh(heads(HEADS, batches=2), delta=0.1, eps=1e-8).verdict == "group"
+    assert (
+        weigh(UNTESTED, heads(HEADS, batches=2), delta=0.1, eps=1e-8).verdict == "group"
+    )
 
 
 def test_a_group_of_which_one_has_no_gradient():
@@ -522,7 +527,10 @@ def test_a_group_of_which_one_has_no_gradient():
     given = heads(HEADS)
     live = np.array([[1.0], [0.0]])
     finding = weigh(
-        given._replace(gw=given.gw * live, gg=given.gg * live), delta=0.1, eps=1e-8
+        UNTESTED,
+        given._replace(gw=given.gw * live, gg=given.gg * live),
+        delta=0.1,
+        eps=1e-8,
     )
     assert finding.verdict == "layer"
 
@@ -574,21 +582,21 @@ REMARK = (
 
 
 def test_a_penalty_that_passes_is_told():
-    finding = weigh(penalized(nearly(CHANNELS), 0.01), delta=0.1, eps=1e-8)
+    finding = weigh(UNTESTED, penalized(nearly(CHANNELS), 0.01), delta=0.1, eps=1e-8)
     assert (finding.verdict, finding.along) == ("channel", (1,))
     assert finding.remark == REMARK.format(0.01)
 
 
 @pytest.mark.parametrize("factor", [0.03, 0.3, 2.5])
 def test_a_penalty_hides_what_is_scale_invariant(factor):
-    finding = weigh(penalized(nearly(CHANNELS), factor), delta=0.1, eps=1e-8)
+    finding = weigh(UNTESTED, penalized(nearly(CHANNELS), factor), delta=0.1, eps=1e-8)
     assert (finding.verdict, finding.along) == ("mixed", None)
     assert finding.remark == REMARK.format(factor) + ", then the verdict is channel"
 
 
 def test_a_penalty_on_a_group():
     # Each head by itself has a radial part of zero, its channels have not.
-    finding = weigh(penalized(heads(HEADS), 0.3), delta=0.1, eps=1e-8)
+    finding = weigh(UNTESTED, penalized(heads(HEADS), 0.3), delta=0.1, eps=1e-8)
     assert finding.remark == REMARK.format(0.3) + ", then the verdict is group (1, 3)"
 
 
@@ -619,7 +627,7 @@ def unequal(values):
     ],
 )
 def test_what_is_a_penalty(values, is_penalty):
-    remark = weigh(unequal(values), delta=0.1, eps=1e-8).remark
+    remark = weigh(UNTESTED, unequal(values), delta=0.1, eps=1e-8).remark
     assert ("L2 penalty" in remark) == is_penalty
 
 
@@ -627,12 +635,12 @@ def test_a_penalty_is_that_of_all_vectors():
     """A norm's eps may leave the same radial part in the layer, not in its channels."""
     given = sums([[[1e-3] * 2]] * 8, batch_shape=())
     factors = np.array([0.005, 0.015])
-    finding = weigh(penalized(given, factors), delta=0.1, eps=1e-8)
+    finding = weigh(UNTESTED, penalized(given, factors), delta=0.1, eps=1e-8)
     assert (finding.verdict, finding.remark) == ("channel", "")
 
 
 def test_nothing_but_a_penalty():
     """Without it there is no gradient, and nothing is known."""
     silent = sums([[[NAN] * 2]] * 8, batch_shape=())
-    finding = weigh(penalized(silent, 0.3), delta=0.1, eps=1e-8)
+    finding = weigh(UNTESTED, penalized(silent, 0.3), delta=0.1, eps=1e-8)
     assert (finding.verdict, finding.remark) == ("neither", "")

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from optax_adamp._inspect.grouping import Sums, groupings, is_layer, merge
+from optax_adamp._inspect.grouping import BatchSums, groupings, is_layer, merge
 
 
 def channels(*outputs, by=None):
-    """Sums of channels along axis 1, in three batches and two batch elements."""
+    """BatchSums of channels along axis 1, in three batches and two batch elements."""
     shape = (3, 2, *outputs)
     gw = np.arange(np.prod(shape), dtype=float).reshape(shape)
     by = tuple(range(2, 2 + len(outputs))) if by is None else by
-    return Sums(gw, gw**2, gw + 1, 5, (2,), along=(1,), by=by)
+    return BatchSums(gw, gw**2, gw + 1, 5, (2,), along=(1,), by=by)
 
 
 def test_merged():

@@ -8,7 +8,7 @@ from flax import nnx
 
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp.layouts import from_nnx
-from optax_adamp.layouts._build import Parameter
+from optax_adamp.layouts._build import ModelParameter
 from optax_adamp.layouts._nnx import (
     _describe,
     _Leaf,
@@ -208,7 +208,7 @@ def leaf(shape, plain, path=("layer", "kernel")):
 def test_what_is_said_of_a_leaf(shape, plain, reading, problem):
     alone = leaf(shape, plain)
     owner = f"{nnx.Linear.__module__}.Linear"
-    expected = Parameter(("layer", "kernel"), shape, reading, owner, problem)
+    expected = ModelParameter(("layer", "kernel"), shape, reading, owner, problem)
     assert _describe(alone, [alone]) == expected
 
 

@@ -10,7 +10,7 @@ from messages import only
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import describe, layouts
 from optax_adamp.layouts import _kernels
-from optax_adamp.layouts._build import Parameter, build_layout
+from optax_adamp.layouts._build import ModelParameter, build_layout
 from optax_adamp.layouts._names import plain_names
 from optax_adamp.layouts._rules import Reading, Rule
 
@@ -460,7 +460,7 @@ KERNEL = Reading(LAST, "its kernel")
 
 
 def parameter(*path, shape=(3, 2), reading=KERNEL, **more):
-    return Parameter(path, shape, reading, "Dense", **more)
+    return ModelParameter(path, shape, reading, "Dense", **more)
 
 
 def build(*parameters, **overrides):
@@ -598,7 +598,7 @@ def suggest(*parameters):
 
 def unknown(path, *shape, **more):
     keys = tuple(int(key) if key.isdecimal() else key for key in path.split("/"))
-    return Parameter(keys, shape, None, **{"owner": "Own", **more})
+    return ModelParameter(keys, shape, None, **{"owner": "Own", **more})
 
 
 @pytest.mark.parametrize(
@@ -721,7 +721,7 @@ def test_kinds_differ_in_whatever_is_said_of_them():
 
 def test_a_lone_array_without_an_owner():
     with pytest.raises(ValueError, match="does not know") as caught:
-        build(Parameter((), (4, 6), None, ""))
+        build(ModelParameter((), (4, 6), None, ""))
     assert "\n  (root): an array of shape (4, 6)\n" in str(caught.value)
 
 

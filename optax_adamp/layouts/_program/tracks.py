@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from optax_adamp.layouts._names import Shape
+from optax_adamp._axes import Shape
 
 # What has become of axes that are no longer in the value. A selected axis is one of
 # which a single entry was taken, a linked one was summed over with another parameter.

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from optax_adamp._axes import ProjectionDimensionNumbers
-from optax_adamp.layouts._names import Shape
+from optax_adamp._axes import ProjectionDimensionNumbers, Shape
 from optax_adamp.layouts._program import tracks
 from optax_adamp.layouts._program.tracks import Track
 from optax_adamp.layouts._rules import Reading
