@@ -60,7 +60,7 @@ def test_what_is_a_spec():
     ],
 )
 def test_axes_counted_from_the_front(spec, axes):
-    actual = count_from_front(spec, (2, 3, 4), "kernel")
+    actual = count_from_front(spec, (2, 3, 4), lambda: "kernel")
 
     assert actual == axes
     assert {type(axis) for axis in (*actual.reduction, *actual.output)} == {int}
@@ -82,7 +82,7 @@ def test_axes_counted_from_the_front(spec, axes):
 )
 def test_specs_that_do_not_fit(spec, complaint):
     with pytest.raises(ValueError, match=rf"kernel.*{complaint}"):
-        count_from_front(spec, (2, 3, 4), "kernel")
+        count_from_front(spec, (2, 3, 4), lambda: "kernel")
 
 
 FIRST, SECOND = Spec(0, 1), Spec(1, 0)

@@ -29,8 +29,7 @@ def resolve(dimension_numbers, shapes=PARAMS):
     params = jax.tree.map(jnp.zeros, shapes, is_leaf=is_shape)
     leaves = named_leaves(params)
     axes = [
-        found.axes
-        for found in resolve_dimension_numbers(dimension_numbers, params, leaves)
+        axes for axes, _ in resolve_dimension_numbers(dimension_numbers, params, leaves)
     ]
     return {
         format_path(names): leaf_axes

@@ -173,11 +173,11 @@ def leaf(shape, plain, path=("layer", "kernel")):
             None,
             "pass from_nnx what the model is called with, and its program tells",
         ),
-        ((3, 4), _Plain((3, 4), DENSE), Reading(DENSE, "Linear.kernel"), ""),
+        ((3, 4), _Plain((3, 4), DENSE), Reading(Spec(0, 1), "Linear.kernel"), ""),
         (
             (7, 3, 4),
             _Plain((3, 4), DENSE),
-            Reading(Spec((1,), (2,)), "Linear.kernel, stacked along axis 0"),
+            Reading(Spec(1, 2), "Linear.kernel, stacked along axis 0"),
             "",
         ),
         (
@@ -185,8 +185,8 @@ def leaf(shape, plain, path=("layer", "kernel")):
             _Plain((3, None), DENSE),
             None,
             "its sizes leave open whether it is stacked along axes 0, 2, "
-            "ProjectionDimensionNumbers((1,), (3,)) or stacked along axes 0, 3, "
-            "ProjectionDimensionNumbers((1,), (2,))",
+            "ProjectionDimensionNumbers(1, 3) or stacked along axes 0, 3, "
+            "ProjectionDimensionNumbers(1, 2)",
         ),
         (
             (4, 5),
@@ -199,9 +199,9 @@ def leaf(shape, plain, path=("layer", "kernel")):
             _Plain((4, 4), DENSE),
             None,
             "its sizes leave open whether it is stacked along axis 0, "
-            "ProjectionDimensionNumbers((1,), (2,)) or stacked along axis 1, "
-            "ProjectionDimensionNumbers((0,), (2,)) or stacked along axis 2, "
-            "ProjectionDimensionNumbers((0,), (1,))",
+            "ProjectionDimensionNumbers(1, 2) or stacked along axis 1, "
+            "ProjectionDimensionNumbers(0, 2) or stacked along axis 2, "
+            "ProjectionDimensionNumbers(0, 1)",
         ),
     ],
 )
@@ -215,7 +215,7 @@ def test_what_is_said_of_a_leaf(shape, plain, reading, problem):
 def test_neighbors_settle_what_sizes_leave_open():
     kernel = leaf((4, 4, 4), _Plain((4, 4), DENSE))
     wide = leaf((4, 5, 6), _Plain((5, 6)), ("layer", "wide"))
-    settled = Reading(Spec((1,), (2,)), "Linear.kernel, stacked along axis 0")
+    settled = Reading(Spec(1, 2), "Linear.kernel, stacked along axis 0")
 
     assert _describe(kernel, [kernel, wide]).reading == settled
     # Those of another kind, or of which nothing is known, settle nothing.
@@ -224,7 +224,7 @@ def test_neighbors_settle_what_sizes_leave_open():
     # One stacked in another way is of another transform.
     apart = leaf((5, 6, 7, 4), _Plain((5, 6, 7)), ("layer", "apart"))
     assert _describe(kernel, [kernel, apart]).reading == Reading(
-        Spec((0,), (1,)), "Linear.kernel, stacked along axis 2"
+        Spec(0, 1), "Linear.kernel, stacked along axis 2"
     )
     assert _describe(kernel, [kernel, wide, apart]).reading is None
     # One further above has a say where the nearer ones leave it open: the axis of this
@@ -235,8 +235,8 @@ def test_neighbors_settle_what_sizes_leave_open():
     )
     open_still = _describe(kernel, [kernel, bias])
     assert open_still.problem.endswith(
-        "whether it is stacked along axis 0, ProjectionDimensionNumbers((1,), (2,)) or "
-        "stacked along axis 1, ProjectionDimensionNumbers((0,), (2,))"
+        "whether it is stacked along axis 0, ProjectionDimensionNumbers(1, 2) or "
+        "stacked along axis 1, ProjectionDimensionNumbers(0, 2)"
     )
     assert _describe(kernel, [kernel, bias, top]).reading == settled
     assert _describe(kernel, [kernel, top]).reading == settled
@@ -277,16 +277,16 @@ def test_readings_of_stackings():
     plain = _Plain((3, 3), DENSE)
     readings = _readings(plain, _stackings((3, 3), (3, 3, 3)))
     assert list(readings.items()) == [
-        (Spec((1,), (2,)), "stacked along axis 0"),
-        (Spec((0,), (2,)), "stacked along axis 1"),
-        (Spec((0,), (1,)), "stacked along axis 2"),
+        (Spec(1, 2), "stacked along axis 0"),
+        (Spec(0, 2), "stacked along axis 1"),
+        (Spec(0, 1), "stacked along axis 2"),
     ]
     # Where a batch axis stands makes no difference to the spec.
     batched = _Plain((3, 3, 4), Spec((1,), 2))
     readings = _readings(batched, _stackings((3, 3, 4), (3, 3, 3, 4)))
     assert readings == {
-        Spec((2,), 3): "stacked",
-        Spec((1,), 3): "stacked along axis 2",
+        Spec(2, 3): "stacked",
+        Spec(1, 3): "stacked along axis 2",
     }
 
 
