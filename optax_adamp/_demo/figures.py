@@ -1,4 +1,4 @@
-"""What the pictures have in common: one style, whatever pyplot or the user has set."""
+"""How a picture is saved: in one style, whatever pyplot or the user has set."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
-BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+BLUE, VERMILION = "#0072B2", "#D55E00"
 
 WIDTH = 10  # inches
 DOTS_PER_INCH = 150

@@ -1,4 +1,4 @@
-"""What the commands of this package share: refusals in one line, and files."""
+"""How the command refuses in one line what it can't do, before time is spent on it."""
 
 import argparse
 import contextlib

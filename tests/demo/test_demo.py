@@ -1,8 +1,10 @@
-"""The demo behind `python -m optax_adamp`: its numbers and its claims."""
+"""The demo behind `python -m optax_adamp`: its numbers and its claims, of one run."""
 
 import contextlib
 import io
+import itertools
 import statistics
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +14,27 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-import reference
-from optax_adamp._demo import cli, data, demo, measures, picture, training
+from optax_adamp._demo import cli, data, demo, picture, training
 from optax_adamp._demo.model import Perceptron
-from optax_adamp._demo.optimizers import DELTA, EPS, OPTIMIZERS
+from optax_adamp._demo.optimizers import OPTIMIZERS
 
 EPOCHS, SEEDS = 3, 2
+STEPS = 21  # In an epoch.
 KERNELS = [f"blocks/{block}/linear/kernel" for block in range(3)]
 PROJECTED = ["adamp", "sgdp"]
+
+
+def clock():
+    """By it, a step of the first optimizer takes 1 ms, of the second 2 ms, and so on.
+
+    In four of the ten rounds the machine is busy.
+    """
+    now = 100.0
+    for number in itertools.count():
+        round_, optimizer = divmod(number, len(OPTIMIZERS))
+        yield now
+        now += 1e-3 * STEPS * (optimizer + 1) * (50 if round_ < 4 else 1)
+        yield now
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +49,15 @@ def finished(tmp_path_factory):
         return histories
 
     stdout, stderr = io.StringIO(), io.StringIO()
+    readings = clock()
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
     ):
         patch.setattr(demo, "run", recorded_run)
+        timer = types.SimpleNamespace(perf_counter=lambda: next(readings))
+        patch.setattr(training, "time", timer)
         options = ["--epochs", str(EPOCHS), "--seeds", str(SEEDS)]
         status = cli.main([*options, "--output", str(folder)])
     assert status == 0
@@ -50,18 +68,11 @@ def finished(tmp_path_factory):
 # What it prints
 
 
-def test_begins_with_what_will_happen_and_where(finished):
-    stdout, _, _ = finished
-    introduction = stdout.split("\n\n")[0]
-    assert len(introduction.splitlines()) <= 5
-    for words in ("AdamW, AdamP, SGD, SGDP", "3 epochs", "2 seeds", "0.01 (Adam)"):
-        assert words in " ".join(introduction.split())
-    device = introduction.splitlines()[-1]
-    assert device.startswith(f"Device: {jax.devices()[0].platform}")
-
-
-def test_ends_with_the_picture_and_fits_a_terminal(finished):
+def test_begins_with_a_plan_ends_with_the_picture_and_fits_a_terminal(finished):
     stdout, _, path = finished
+    plan = " ".join(stdout.split("\n\n")[0].split())
+    for words in ("AdamW, AdamP, SGD, SGDP", "3 epochs", "2 seeds", "Device: "):
+        assert words in plan
     *lines, last = stdout.splitlines()
     assert last == f"Picture: {path}"
     assert max(map(len, lines)) < 80
@@ -78,17 +89,18 @@ def test_table_agrees_with_the_history(finished, name):
     ]
     accuracies = [100 * float(value) for value in histories[name].accuracy[-1]]
     growths = [float(value) for value in histories[name].norm_growth[-1]]
-    assert row[1:7] == [
+    steps = histories[name].effective_step
+    assert row[1:] == [
         f"{statistics.mean(accuracies):.1f}",
         "±",
         f"{statistics.stdev(accuracies):.1f}",
         f"{statistics.mean(growths):.2f}",
         "±",
         f"{statistics.stdev(growths):.2f}",
+        f"{steps.sum() / steps.size:.5f}",
+        f"{list(OPTIMIZERS).index(name) + 1}.00",
+        "ms",
     ]
-    steps = histories[name].effective_step
-    assert float(row[7]) == pytest.approx(steps.sum() / steps.size, abs=1e-5)
-    assert float(row[8]) > 0
 
 
 @pytest.mark.parametrize("name", PROJECTED)
@@ -106,18 +118,6 @@ def test_prints_how_often_each_parameter_was_projected(finished, name):
         assert cells[path].endswith("never: fewer than two axes")
 
 
-def test_one_seed_of_one_optimizer(capsys, tmp_path):
-    options = ["--optimizers", "sgd", "sgd", "--seeds", "1", "--epochs", "1"]
-    assert cli.main([*options, "--output", str(tmp_path)]) == 0
-    stdout = capsys.readouterr().out
-    assert stdout.count("± n/a") == 2
-    assert "with SGD: 1 epoch, 1 seed," in stdout
-    assert "SGD project nothing" in stdout
-    assert "points" not in stdout  # There is nothing to compare with.
-    with Image.open(tmp_path / cli.PICTURE) as image:
-        assert image.format == "PNG"
-
-
 # What it measures
 
 
@@ -125,8 +125,8 @@ def test_history_is_that_of_a_plain_training_loop(finished):
     _, histories, _ = finished
     seed, measured = 1, histories["adamp"]
     digits = data.load()
-    count, size = len(digits.train_images), training.BATCH_SIZE
-    schedule = optax.cosine_decay_schedule(1e-2, EPOCHS * (count // size))
+    count, size = len(digits.train_images), len(digits.train_images) // STEPS
+    schedule = optax.cosine_decay_schedule(1e-2, EPOCHS * STEPS)
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     model = Perceptron(64, rngs=nnx.Rngs(init_key))
     tx = OPTIMIZERS["adamp"].make(schedule, 0.0)
@@ -151,7 +151,7 @@ def test_history_is_that_of_a_plain_training_loop(finished):
     start = kernels()
     moved = []
     order = jax.random.permutation(jax.random.fold_in(batch_key, 0), count)
-    for batch in np.split(np.asarray(order[: count // size * size]), count // size):
+    for batch in np.split(np.asarray(order[: STEPS * size]), STEPS):
         before = directions()
         train_step(
             model, optimizer, digits.train_images[batch], digits.train_labels[batch]
@@ -195,39 +195,13 @@ def test_kernels_before_a_batchnorm_are_projected(finished, name):
     assert views["head/kernel"].channel + views["head/kernel"].layer < 0.5
 
 
-def test_views_are_those_that_the_algorithm_takes():
-    rng = np.random.default_rng(0)
-    weight, gradient = rng.normal(size=(2, 6, 5))
-    radial = weight / np.linalg.norm(weight, axis=0)
-    across = gradient - radial * np.sum(gradient * radial, axis=0)
-    across /= np.linalg.norm(across, axis=0)
-    grads = {
-        "channel": across,
-        "channel, only just": across + 0.9 * DELTA / np.sqrt(6) * radial,
-        "none, only just": across + 1.1 * DELTA / np.sqrt(6) * radial,
-        "layer": gradient - weight * np.sum(gradient * weight) / np.sum(weight**2),
-        "none": weight + 0.1 * gradient,
-    }
-    params = dict.fromkeys(grads, jnp.asarray(weight))
-    views = measures.views_of_step(params, jax.tree.map(jnp.asarray, grads))
-    for name, grad in grads.items():
-        _, _, view = reference.projection(
-            grad, grad, weight, (0,), (1,), delta=DELTA, wd_ratio=0.1, eps=EPS
-        )
-        assert view == name.split(",")[0]
-        assert views[name] == (view == "channel", view == "layer")
-
-
-def test_seeds_differ_and_do_not_depend_on_their_number():
-    digits = data.load()
-    two, three = training.start(digits, 2), training.start(digits, 3)
-    for a, b in zip(
-        jax.tree.leaves(two.params), jax.tree.leaves(three.params), strict=True
-    ):
-        np.testing.assert_array_equal(a, b[:2])
-    kernel = three.params["head"]["kernel"][...]
-    assert len(np.unique(np.asarray(kernel[:, 0, 0]))) == 3
-    assert len(np.unique(jax.random.key_data(three.batch_keys), axis=0)) == 3
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_all_learn_and_no_two_seeds_are_the_same(finished, name):
+    _, histories, _ = finished
+    history = histories[name]
+    assert history.accuracy.shape == history.effective_step.shape == (EPOCHS, SEEDS)
+    assert np.all(history.accuracy[-1] > 0.85)
+    assert np.all(history.effective_step[:, 0] != history.effective_step[:, 1])
 
 
 def test_no_test_image_is_learned():
@@ -263,9 +237,9 @@ def test_both_sgds_mean_the_same_by_weight_decay(weight_decay):
 
 def test_picture_has_both_families_in_all_panels(finished):
     *_, path = finished
-    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert path.stat().st_size < 150_000
     with Image.open(path) as image:
+        assert image.format == "PNG"
         pixels = np.asarray(image.convert("RGB"), np.int32)
     assert pixels.shape == (500, 1500, 3)
     panels = np.split(pixels[:400], 3, axis=1)  # The legend lies below.

@@ -150,16 +150,6 @@ _REASONS = {
         "without USub",
     ): _TWO_AXES,
     (
-        "_demo.layout_pictures",
-        "panels[0].invert_yaxis()  # The panels share it.",
-        "0 -> 1",
-    ): "The panels share it.",
-    (
-        "_demo.layout_pictures",
-        "figures.add_legend(figure, *panels[0].get_legend_handles_labels())",
-        "0 -> 1",
-    ): "All panels have the same legend.",
-    (
         "_demo.report",
         "return float(np.mean(differences)), float(stdtrit(n - 1, 0.975) * "
         "standard_error)",
