@@ -1,6 +1,7 @@
-"""README's table of the experiments, made from what the notebooks' outputs keep.
+"""The tables of the experiments, made from what the notebooks' outputs keep.
 
-    python notebooks/summary.py                   writes the table into README.md
+    python notebooks/summary.py                   writes them into README.md, here and
+                                                  above: all, and the clearest
     python notebooks/summary.py --against FOLDER  compares with another run's notebooks
 
 The second prints each kept difference with its interval beside the one of the other
@@ -15,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 NOTEBOOKS = Path(__file__).parent
-README = NOTEBOOKS.parent / "README.md"
-START, END = "<!-- experiments: start -->\n", "<!-- experiments: end -->\n"
+ALL, CLEAREST = NOTEBOOKS / "README.md", NOTEBOOKS.parent / "README.md"
 
 # Under this type of its own, a notebook's output keeps what its tables were made of.
 RESULT_TYPE = "application/vnd.optax-adamp.result+json"
@@ -51,14 +51,10 @@ def table(kept: Iterable[dict[str, Any]]) -> str:
     for result in kept:
         # Only the first row of an experiment says what all of them share.
         name = result["experiment"]
-        task = f"[{name}](notebooks/{name}.ipynb): {result['task']}; {result['metric']}"
+        task = f"[{name}]({name}.ipynb): {result['task']}; {result['metric']}"
         for row in result["comparisons"]:
-            low, high = row["interval"]
             rows.append(
-                f"| {task} | {row['baseline']} → {row['ours']} "
-                f"| {row['baseline_mean']:.2f} → {row['mean']:.2f} "
-                f"| {row['difference']:+.2f} [{low:+.2f}, {high:+.2f}], "
-                f"{row['wins']} of {row['seeds']} "
+                f"| {task} | {_compared(row)}, {row['wins']} of {row['seeds']} "
                 f"| {row['paper']} | {row['seeds']}; {result['budget']} "
                 f"| {row['verdict']} |"
             )
@@ -66,11 +62,49 @@ def table(kept: Iterable[dict[str, Any]]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def with_table(readme: str, kept: Iterable[dict[str, Any]]) -> str:
-    """README with the table between its marks."""
-    before, rest = readme.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}{table(kept)}{END}{after}"
+def clearest(kept: Iterable[dict[str, Any]]) -> str:
+    """Markdown: of each experiment the comparison furthest from no difference."""
+
+    def clearness(row: Mapping[str, Any]) -> float:
+        low, high = row["interval"]
+        return abs(row["difference"]) / (high - low)
+
+    rows = [
+        "| experiment | comparison | means | difference [95 %] | verdict |",
+        "|---|---|---|---|---|",
+    ]
+    for result in kept:
+        row = max(result["comparisons"], key=clearness)
+        name = result["experiment"]
+        rows.append(
+            f"| [{result['task']}](notebooks/{name}.ipynb); {result['metric']} "
+            f"| {_compared(row)} | {row['verdict']} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _compared(row: Mapping[str, Any]) -> str:
+    low, high = row["interval"]
+    return (
+        f"{row['baseline']} → {row['ours']} "
+        f"| {row['baseline_mean']:.2f} → {row['mean']:.2f} "
+        f"| {row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    )
+
+
+def with_tables(kept: Iterable[dict[str, Any]]) -> dict[Path, str]:
+    """The pages, with each table between its marks."""
+    kept = list(kept)
+    pages = {}
+    for page, name, content in (
+        (ALL, "experiments", table(kept)),
+        (CLEAREST, "clearest", clearest(kept)),
+    ):
+        start, end = f"<!-- {name}: start -->\n", f"<!-- {name}: end -->\n"
+        before, rest = page.read_text().split(start)
+        _, after = rest.split(end)
+        pages[page] = f"{before}{start}{content}{end}{after}"
+    return pages
 
 
 def compare_runs(
@@ -109,7 +143,8 @@ def main() -> int:
     folder = parser.parse_args().against
     kept = results(NOTEBOOKS)
     if folder is None:
-        README.write_text(with_table(README.read_text(), kept))
+        for page, text in with_tables(kept).items():
+            page.write_text(text)
         return 0
     lines, agree = compare_runs(kept, results(folder))
     print("\n".join(lines))

@@ -22,6 +22,7 @@ from optax_adamp import adamp
 from port import adamp_port
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+CHECKOUT = BENCHMARKS.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +112,27 @@ def test_resnet50_can_be_differentiated():
     chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
 
 
+def measured_in(name):
+    return json.loads((CHECKOUT / ".github" / f"{name}.json").read_text())
+
+
 @pytest.mark.parametrize("name", ["benchmarks", "benchmarks_gpu"])
-def test_readme_shows_what_was_measured(name):
-    """The table that a run prints is copied from it, with its JSON."""
-    root = BENCHMARKS.parent.parent
-    measured = json.loads((root / ".github" / f"{name}.json").read_text())
-    _, shown = (root / "README.md").read_text().split(f"<!-- {name}: start -->\n")
+def test_page_shows_what_was_measured(name):
+    """The table that a run prints is copied there, and its JSON is kept."""
+    _, shown = (BENCHMARKS / "README.md").read_text().split(f"<!-- {name}: start -->\n")
     shown, _ = shown.split(f"<!-- {name}: end -->")
-    assert shown == report.markdown(measured) + "\n"
+    assert shown == report.markdown(measured_in(name)) + "\n"
+
+
+def test_readme_says_what_training_steps_took():
+    measured = measured_in("benchmarks_gpu")
+    resnet, gpt2 = (
+        f"{entry['ratio']:.2f}"
+        for entry in measured["ratios"]
+        if entry["problem"].startswith("training: ")
+    )
+    readme = " ".join((CHECKOUT / "README.md").read_text().split())
+    assert "H100" in measured["hardware"]
+    assert (
+        f"on an H100 {resnet} times as long for ResNet-50 and {gpt2} times for GPT-2."
+    ) in readme

@@ -1,4 +1,4 @@
-"""The notebooks run; what they keep is whole, and is what README says of them."""
+"""The notebooks run; what they keep is whole, and is what the pages say of them."""
 
 import json
 import os
@@ -12,7 +12,6 @@ import summary
 NOTEBOOKS = Path(summary.__file__).parent
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 RESULTS = summary.results(NOTEBOOKS)
-README = (NOTEBOOKS.parent / "README.md").read_text()
 
 EXPERIMENTS = {
     "adversarial_robustness",
@@ -127,12 +126,37 @@ def test_result_is_whole(result):
         assert 0 <= row["wins"] <= row["seeds"]
 
 
-def test_readme_shows_the_notebooks_own_results():
-    assert summary.with_table(README, RESULTS) == README
+def test_pages_show_the_notebooks_own_results():
+    for page, text in summary.with_tables(RESULTS).items():
+        assert text == page.read_text()
 
 
-def test_readme_names_every_notebook():
-    assert {name for name in NAMES if f"notebooks/{name}.ipynb" in README} == set(NAMES)
+def test_clearest_is_what_differs_most_beside_its_interval():
+    def row(ours, difference, interval):
+        return {
+            "baseline": "a",
+            "ours": ours,
+            "baseline_mean": 1.0,
+            "mean": 1.0 + difference,
+            "difference": difference,
+            "interval": interval,
+            "verdict": "some",
+        }
+
+    rows = [row("wide", 3.0, [0.5, 5.5]), row("worse", -1.0, [-1.2, -0.8])]
+    result = {"experiment": "x", "task": "t", "metric": "m", "comparisons": rows}
+    *_, shown = summary.clearest([result]).splitlines()
+    assert shown == (
+        "| [t](notebooks/x.ipynb); m | a → worse | 1.00 → 0.00 "
+        "| -1.00 [-1.20, -0.80] | some |"
+    )
+
+
+def test_every_notebook_is_in_the_list():
+    page = (NOTEBOOKS / "README.md").read_text()
+    assert {name for name in NAMES if f"| [{name}]({name}.ipynb) |" in page} == set(
+        NAMES
+    )
 
 
 def test_runs_are_compared_by_their_intervals():

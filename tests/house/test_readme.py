@@ -1,6 +1,7 @@
-"""README's code runs as it stands, and its promises are those that CI keeps."""
+"""The pages' code runs as it stands, and README's promises are those that CI keeps."""
 
 import contextlib
+import functools
 import io
 import re
 import subprocess
@@ -8,46 +9,53 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-README = (CHECKOUT / "README.md").read_text()
+WITH_CODE = ["README.md", "notebooks/axes.md", "notebooks/measuring.md"]
+PAGES = [
+    *WITH_CODE,
+    ".github/CONTRIBUTING.md",
+    "notebooks/README.md",
+    "tests/README.md",
+    "tests/benchmarks/README.md",
+]
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def text_of(page):
+    return (CHECKOUT / page).read_text()
 
 
 class Run(NamedTuple):
-    """All Python blocks, run in order."""
+    """All Python blocks of a page, run in order."""
 
     names: dict[str, Any]  # What is left.
-    outputs: list[tuple[str, str]]  # What was printed, and what README shows of it.
+    outputs: list[tuple[str, str]]  # What was printed, and what the page shows of it.
 
 
-@pytest.fixture(scope="module")
-def run():
+@functools.cache
+def run(page):
     names, outputs = {}, []
     for code, shown in re.findall(
-        r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", README, re.DOTALL | re.M
+        r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?",
+        text_of(page),
+        re.DOTALL | re.MULTILINE,
     ):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(code, "README.md", "exec"), names)
+            exec(compile(code, Path(page).name, "exec"), names)
         outputs.append((printed.getvalue(), shown))
     return Run(names, outputs)
 
 
-@pytest.fixture
-def namespace(run):
-    return run.names
-
-
-def test_outputs_are_real(run):
-    for printed, shown in run.outputs:
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_outputs_are_real(page):
+    outputs = run(page).outputs
+    # No block is passed over.
+    assert len(outputs) == text_of(page).count("```python") > 0
+    for printed, shown in outputs:
         words, expected = printed.split(), shown.split()
         assert len(words) == len(expected)
         for word, other in zip(words, expected, strict=True):
@@ -65,23 +73,12 @@ def are_near(word, other):
     return 0.1 < a / b < 10
 
 
-def test_loops_train(namespace):
-    losses = namespace["losses"]
+def test_loop_trains():
+    losses = run("README.md").names["losses"]
     assert losses[-1] < 0.1 * losses[0]
-    assert namespace["loss"] < 0.1 * jnp.log(10)
 
 
-def test_composition_projects(namespace):
-    tx = namespace["lionp"]
-    params = {"kernel": jnp.array([[3.0], [4.0]])}
-    grads = {"kernel": jnp.array([[8.0], [-6.0]])}
-    updates, _ = tx.update(grads, tx.init(params), params)
-    # Lion's step is (1, -1) times the rate; its radial part -1/5 of it goes.
-    expected = -1e-3 * (jnp.array([[28.0], [-21.0]]) / 25 + 0.01 * params["kernel"])
-    chex.assert_trees_all_close(updates, {"kernel": expected}, rtol=1e-5)
-
-
-def test_dimension_numbers_project_the_channels_they_name(namespace):
+def test_dimension_numbers_project_the_channels_they_name():
     shapes = {
         "query": (8, 2, 4),
         "stacked_layers": (3, 8, 4),
@@ -104,7 +101,7 @@ def test_dimension_numbers_project_the_channels_they_name(namespace):
 
     noise = jax.tree.map(lambda w: jnp.roll(w, 1), params)
     grads = {name: u - radial(name, u) for name, u in noise.items()}
-    tx = namespace["by_hand"]
+    tx = run("notebooks/axes.md").names["by_hand"]
     updates, _ = tx.update(grads, tx.init(params), params)
     left = {
         name: float(jnp.max(jnp.abs(radial(name, u)) / 1e-3))
@@ -115,16 +112,43 @@ def test_dimension_numbers_project_the_channels_they_name(namespace):
 
 
 def test_ci_runs_the_commands_to_the_letter():
-    (commands,) = blocks("sh")
-    script = (CHECKOUT / ".ci" / "run").read_text()
-    for command in commands.splitlines():
-        install, _, _ = command.partition(" && ")
-        assert f"readme_command '{install}'" in script
+    blocks = re.findall(
+        r"^```sh\n(.*?)^```", text_of("README.md"), re.DOTALL | re.MULTILINE
+    )
+    promised = [
+        command.partition(" && ")[0]
+        for block in blocks
+        for command in block.splitlines()
+    ]
+    # It looks for them by how they begin.
+    assert promised == re.findall(r"readme_command '(.*?)'", text_of(".ci/run"))
+    for beginning in promised:
+        assert text_of("README.md").count(beginning) == 1
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", text_of(page))
+    assert links
+    for link in links:
+        if "://" not in link:
+            path, _, heading = link.partition("#")
+            target = (CHECKOUT / page).parent / path if path else CHECKOUT / page
+            assert target.exists(), link
+            assert not heading or heading in headings(target), link
+
+
+def headings(page):
+    """As hosting sites name them in links."""
+    return {
+        re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-")
+        for line in re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    }
 
 
 def test_tests_named_beside_modules_exist():
     """A table's heading names the file of a column; other cells name the file too."""
-    (tables,) = re.findall(r"<details>\n(.*?)</details>", README, re.DOTALL)
+    _, tables = text_of("tests/README.md").split("\n## Supported modules\n")
     heading, *rows = [
         line.strip("| ").split(" | ") for line in tables.splitlines() if line[:1] == "|"
     ]
