@@ -204,8 +204,9 @@ def with_gradient(
     before the optimizer                the test of the cosine
     ==================================  ==========================================
     clipping by global norm, scaling    does not change: no wrapper is needed
-    clipping by value or block,         needs the raw gradient: wrap the chain, or
-    centralization, L2 regularization   call `update(..., grad=grads)`
+    clipping by value or block          needs the raw gradient: wrap the chain, or
+                                        call `update(..., grad=grads)`
+    centralization, L2 regularization   the same
     :class:`optax.MultiSteps`           needs the accumulated gradient: wrap what
                                         stands inside, and give no `grad` to `update`
     ==================================  ==========================================

@@ -155,12 +155,12 @@ def detect_scale_invariance(
         kind of device.
 
     Returns:
-      A :class:`Layout` with the paths of the params, to be given as
-      `dimension_numbers`. Its attribute `evidence` is a table with one row a parameter;
-      a row is a named tuple with the attributes `path`, `shape`, `verdict`,
-      `channel_passed`, `channel_informative`, `channel_cosine`, `layer_passed`,
-      `layer_informative`, `layer_cosine`, `along`, `group_passed`, `group_informative`,
-      `group_cosine`, `loss_change` and `remark`.
+      A :class:`layouts.Layout <optax_adamp.layouts.Layout>` with the paths of the
+      params, to be given as `dimension_numbers`. Its attribute `evidence` is a table
+      with one row a parameter; a row is a named tuple with the attributes `path`,
+      `shape`, `verdict`, `channel_passed`, `channel_informative`, `channel_cosine`,
+      `layer_passed`, `layer_informative`, `layer_cosine`, `along`, `group_passed`,
+      `group_informative`, `group_cosine`, `loss_change` and `remark`.
 
     Raises:
       ValueError: If there are too few batches, if `params` is no tree of arrays or

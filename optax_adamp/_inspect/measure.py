@@ -157,10 +157,10 @@ def measure(
         axis but the batch axes, and these are cut as those of the parameter.
 
     Returns:
-      :class:`Measurements`, a tree of arrays. Its `leaves` maps the path of each
-      parameter to a named tuple of the metrics above, with one value a batch element
-      or None, and `scalars()` gives a flat dict, `{"path/metric": scalar}`, for
-      TensorBoard, W&B or any other writer.
+      `Measurements`, a tree of arrays. Its `leaves` maps the path of each parameter
+      to a named tuple of the metrics above, with one value a batch element or None, and
+      `scalars()` gives a flat dict, `{"path/metric": scalar}`, for TensorBoard, W&B or
+      any other writer.
 
     Raises:
       ValueError: If the trees do not fit each other, hold other things than real or

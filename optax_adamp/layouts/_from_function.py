@@ -79,8 +79,9 @@ def from_function(
       **kwargs: The same by keyword.
 
     Returns:
-      The specs, for `dimension_numbers`. The reasons that :func:`describe` shows tell
-      what the program does with a parameter, in which modules, file and line.
+      The specs, for `dimension_numbers`. The reasons that
+      :func:`optax_adamp.describe` shows tell what the program does with a parameter, in
+      which modules, file and line.
 
     Raises:
       ValueError: If there are no params, if a parameter is used in ways that do not
@@ -116,7 +117,7 @@ def from_function(
       >>> tx = optax_adamp.adamp(1e-3, dimension_numbers=layout)
 
     .. seealso::
-      :func:`from_linen`, :func:`from_nnx`, :func:`describe`
+      :func:`from_linen`, :func:`from_nnx`, :func:`optax_adamp.describe`
     """
     refuse_model(params, function="from_function")
     leaves = named_leaves(params)

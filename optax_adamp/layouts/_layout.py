@@ -14,8 +14,9 @@ class Layout(dict[Any, Any]):
     """A tree of specs, for `dimension_numbers`, that keeps the reason for each.
 
     A nested dict with the paths of the params, whose leaves are
-    :class:`ProjectionDimensionNumbers`, or None for what is not projected. `describe`
-    shows the reasons. They are lost where :func:`jax.tree.map` makes new leaves.
+    :class:`~optax_adamp.ProjectionDimensionNumbers`, or None for what is not projected.
+    `describe` shows the reasons. They are lost where :func:`jax.tree.map` makes new
+    leaves.
 
     The params may be in other containers, with which :func:`jax.tree.map` would not
     take a dict: :meth:`like` gives a tree of their own structure.
@@ -29,7 +30,7 @@ class Layout(dict[Any, Any]):
       >>> import jax.numpy as jnp
       >>> import optax
       >>> import optax_adamp
-      >>> from optax_adamp.layouts._layout import Layout
+      >>> from optax_adamp.layouts import Layout
       >>> params = [{"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}]
       >>> layout = Layout()  # As layouts.from_nnx or from_linen make one
       >>> layout.put((0, "kernel"), optax_adamp.ProjectionDimensionNumbers(0, 1), "why")

@@ -79,7 +79,7 @@ def from_linen(
       >>> tx = optax_adamp.adamp(1e-3, dimension_numbers=layout)
 
     .. seealso::
-      :func:`from_function`, :func:`from_nnx`, :func:`describe`
+      :func:`from_function`, :func:`from_nnx`, :func:`optax_adamp.describe`
     """
     _check_module(module)
     # These choose what is returned, but all variables are needed.

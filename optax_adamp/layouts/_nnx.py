@@ -52,7 +52,7 @@ def from_nnx(
       *call_args: What the model is called with; arrays may be given by their shapes.
         Needed for parameters of modules that are not Flax's own.
       overrides: By path, such as `"layers/0/kernel"`, or by glob pattern, what is to be
-        used instead: a :class:`ProjectionDimensionNumbers`, a rule of
+        used instead: a :class:`~optax_adamp.ProjectionDimensionNumbers`, a rule of
         :mod:`optax_adamp.layouts`, or None for what is not projected.
       wrt: A filter for the Variables that are trained, as in `nnx.Optimizer`. By
         default those of type `nnx.Param`.
@@ -60,7 +60,7 @@ def from_nnx(
 
     Returns:
       A :class:`Layout`: for the parameter at each path of `nnx.state(model, wrt)` its
-      :class:`ProjectionDimensionNumbers`, or None.
+      :class:`~optax_adamp.ProjectionDimensionNumbers`, or None.
 
     Raises:
       TypeError: If the model is not an instance of `nnx.Module`.

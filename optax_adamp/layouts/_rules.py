@@ -45,9 +45,9 @@ class Rule:
     """Tells the axes of parameters from their paths and shapes.
 
     A rule is no function of the params and not callable, or
-    :func:`optax.inject_hyperparams` would take it for a schedule. It stands wherever
-    a :class:`ProjectionDimensionNumbers` may: alone, or in a tree above the parameters
-    that it is for.
+    :func:`optax.inject_hyperparams` would take it for a schedule. It stands wherever a
+    :class:`~optax_adamp.ProjectionDimensionNumbers` may: alone, or in a tree above the
+    parameters that it is for.
 
     Attributes:
       name: What tables call it.
@@ -133,6 +133,6 @@ convolutions, (out, 1, 1), included.
 Neither shape nor, often, name tells the `weight` of a `LayerNorm` or `RMSNorm` over
 several axes from that of a `Linear`: give it None in a tree. For layers stacked by
 `eqx.filter_vmap` there is :func:`stacked`. Where a name or a shape speaks for either,
-:func:`optax_adamp.describe` warns. PyTorch's own transposed convolutions, (in, out /
-groups, *k), are read by their first axis too, as the published package does.
+:func:`optax_adamp.describe` warns. PyTorch's own transposed convolutions, `(in, out /
+groups, *k)`, are read by their first axis too, as the published package does.
 """
