@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pytest
 from children import PACKAGE, Functions, Tests, first_failing_anew, in_children
 from covering import Covering, Run, read_runs
-from equivalent import reason_for
+from equivalent import check_lines, reason_for
 from mutants import Module, Mutant, modules_of, mutants_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -45,6 +45,7 @@ class Mutation:
         self.arguments = arguments
         self.logs = logs
         self.modules = modules_of(ROOT / PACKAGE)
+        check_lines(self.modules.values())
         self.mutants = chosen_mutants(self.modules, arguments)
         self.killers: dict[str, str | None] = read_killers(arguments.results)
         # By module and function the tests that killed, the latest last.
