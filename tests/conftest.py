@@ -3,10 +3,14 @@
 import os
 from importlib import metadata
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 # The sharding tests need several devices; a CPU can pose as eight.
 flags = "--xla_force_host_platform_device_count=8"
+# XLA would cut each program into parts for as many threads, which costs more than it
+# gives where every core has a process of its own.
+flags += " --xla_cpu_parallel_codegen_split_count=1"
 # An older code generator takes two thirds of the time to compile for. Later versions of
 # jaxlib have it no more, and an unknown flag ends jax; with those the tests run with
 # the one that users have.
@@ -42,3 +46,12 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ordinary"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Drops what was compiled for a file, or a process would grow by gigabytes."""
+    import jax  # Not before the settings above.
+
+    yield
+    jax.clear_caches()

@@ -21,7 +21,7 @@ from optax_adamp import (
     sgdp,
 )
 
-LEAVES, INPUTS, OUTPUTS = 1024, 2048, 4
+LEAVES, INPUTS, OUTPUTS = 256, 2048, 4
 DELTA, EPS = 0.1, 1e-8
 # Leaves whose cosine is so near the threshold are left out. float32 sums need far less.
 NEAR = 0.01

@@ -18,6 +18,8 @@ from optax_adamp._demo import cli, data, demo, picture, training
 from optax_adamp._demo.model import Perceptron
 from optax_adamp._demo.optimizers import OPTIMIZERS
 
+pytestmark = pytest.mark.nightly
+
 EPOCHS, SEEDS = 3, 2
 STEPS = 21  # In an epoch.
 KERNELS = [f"blocks/{block}/linear/kernel" for block in range(3)]

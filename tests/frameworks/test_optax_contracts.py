@@ -38,6 +38,9 @@ CONTRACTS = {
     for optimizer, (factory, kwargs) in OPTIMIZERS.items()
 }
 
+# Every suite runs through the projection; the rest of them is for the patient.
+EVERY_DAY = ("adamp_vector", "sgdp_vector")
+
 # At this learning rate, Nesterov momentum of 0.9 is stable up to a curvature of 1357,
 # and the minimum of the complex Rosenbrock function has one of 1802. No optimizer that
 # is SGD with Nesterov momentum can end there, Optax's own included.
@@ -48,7 +51,11 @@ LEFT_OUT = {("alias", "sgdp_nesterov", UNSTABLE)}
 @pytest.mark.parametrize(
     "contract",
     [
-        pytest.param(contract, id=f"{suite}-{optimizer}-{contract.name}")
+        pytest.param(
+            contract,
+            id=f"{suite}-{optimizer}-{contract.name}",
+            marks=() if optimizer in EVERY_DAY else pytest.mark.nightly,
+        )
         for (suite, optimizer), contracts in CONTRACTS.items()
         for contract in contracts
         if (suite, optimizer, contract.name) not in LEFT_OUT

@@ -87,7 +87,15 @@ TABLES = {
         """,
 }
 
-with_every_script = pytest.mark.parametrize("name", TABLES)
+# Each takes its time. Those in Flax are for everyone, the others for the patient.
+EVERY_DAY = ("linen_train_state", "nnx_optimizer")
+with_every_script = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in EVERY_DAY else pytest.mark.nightly)
+        for name in TABLES
+    ],
+)
 
 
 class Run(NamedTuple):
@@ -136,6 +144,7 @@ def test_description(name):
     assert [line.replace(times, "x") for line in [*shown, total]] == expected
 
 
+@pytest.mark.nightly
 def test_parameters_are_partitioned():
     output = run("scanned_partitioned_transformer").output
 
@@ -143,6 +152,7 @@ def test_parameters_are_partitioned():
     assert "a device has (16, 2, 1, 8) of it" in output
 
 
+@pytest.mark.nightly
 def test_learning_rate_follows_its_schedule():
     # One step before a cosine of 90 steps from 0.01 reaches zero.
     assert "learning rate: 3.05e-06" in run("keyword_config").output
@@ -167,6 +177,7 @@ SWAPS = {
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", SWAPS)
 def test_adamw_by_a_swap_of_one_word(name, monkeypatch):
     """It trains too, but lets the norm of a weight grow that AdamP holds."""

@@ -35,6 +35,7 @@ def quick(tmp_path_factory):
     return finished.stdout, folder
 
 
+@pytest.mark.nightly
 def test_quick_run_compares_all_pairs(quick):
     printed, folder = quick
     measured = json.loads((folder / "benchmarks.json").read_text())

@@ -254,7 +254,16 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "precision"), CASES)
+EVERY_DAY = ("NNX, BatchNorm", "NNX, q and k")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        pytest.param(*case, marks=() if case[0] in EVERY_DAY else pytest.mark.nightly)
+        for case in CASES
+    ],
+)
 def test_what_is_known_of_a_model(name, precision):
     detect, model, options, truth = MODELS[name]
     found = detect(model, precision, **options)
@@ -267,6 +276,7 @@ def test_what_is_known_of_a_model(name, precision):
         assert found["attention"]["query"]["kernel"] == expected
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("is_penalized", [lambda w: w.ndim > 1, lambda w: True])
 def test_a_penalty_in_the_loss_of_a_network(is_penalized):
     """As in Flax's example for ImageNet, on kernels alone or on all parameters."""

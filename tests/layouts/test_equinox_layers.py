@@ -17,6 +17,8 @@ from layout_layers import (
 )
 from optax_adamp import ProjectionDimensionNumbers, layouts
 
+pytestmark = pytest.mark.nightly
+
 BATCH = 16
 
 

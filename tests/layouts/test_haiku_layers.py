@@ -18,6 +18,8 @@ from layout_layers import (
 from optax_adamp import describe
 from optax_adamp.layouts import from_function
 
+pytestmark = pytest.mark.nightly
+
 BATCH = 8
 FEATURES = (BATCH, 5)
 SEQUENCE = (BATCH, 6, 4)

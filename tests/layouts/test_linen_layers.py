@@ -325,6 +325,7 @@ def flat(layout):
 
 
 @pytest.mark.filterwarnings("ignore:SelfAttention will be deprecated")
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ROWS)
 def test_row(name):
     module, inputs, loss, weights, kwargs = ROWS[name]

@@ -111,7 +111,9 @@ def train_alone(params, all_grads):
     return params
 
 
-@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize(
+    "axis", [pytest.param(a, marks=pytest.mark.nightly if a else ()) for a in AXES]
+)
 def test_transformer(axis):
     """Its steps are PyTorch's, and those of its blocks alone, decay included."""
     history = train_functionally(

@@ -13,6 +13,8 @@ import pytest
 import restore_worker as worker
 from optax_adamp import adamp, sgdp
 
+pytestmark = pytest.mark.nightly
+
 
 def cut_in_half(path):
     with path.open("r+b") as file:

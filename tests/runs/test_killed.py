@@ -8,11 +8,10 @@ import subprocess
 import sys
 
 import numpy as np
-from hypothesis import settings
+import pytest
 
 WORKER = pathlib.Path(__file__).parents[1] / "helpers/killed_worker.py"
-# 50 in the nightly profile.
-KILLS = max(4, settings().max_examples // 5)
+KILLS = 50
 # A killed process completes fewer than three on average: the last begins in the middle.
 STEPS = 3 * KILLS
 
@@ -22,6 +21,7 @@ def read_result(folder):
         return dict(arrays)
 
 
+@pytest.mark.nightly
 def test_killed_training_ends_bitwise_where_uninterrupted_training_ends(tmp_path):
     done = subprocess.run(
         [

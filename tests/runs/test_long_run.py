@@ -23,6 +23,8 @@ import pytest
 from optax_adamp import adamp, sgdp
 from training import standardize
 
+pytestmark = pytest.mark.nightly
+
 CHUNKS, CHUNK_STEPS, BATCH_SIZE = 100, 1000, 8
 STEPS = CHUNKS * CHUNK_STEPS
 WARM = 10  # Chunks after which nothing may grow.

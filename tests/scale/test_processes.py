@@ -14,6 +14,8 @@ import pytest
 import sharded_steps as steps
 from optax_adamp import adamp
 
+pytestmark = pytest.mark.nightly
+
 WORKER = pathlib.Path(__file__).parents[1] / "helpers/process_worker.py"
 TIMEOUT = 180  # Seconds for a job that takes ten: it must end, not hang.
 

@@ -53,7 +53,7 @@ def run_parts(tx, params, grads, specs, mesh, **arguments):
     [
         (sgdp, (8,), True),
         (adamp, (4, 2), False),
-        (adamp, (2, 2, 2), True),
+        pytest.param(adamp, (2, 2, 2), True, marks=pytest.mark.nightly),
     ],
 )
 def test_steps(optimizer, mesh_shape, check_vma):
@@ -227,7 +227,9 @@ def test_whole_parameters_that_are_marked_as_varying():
         np.testing.assert_allclose(update, expected["kernel"], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("mesh_shape", [(8,), (4, 2)])
+@pytest.mark.parametrize(
+    "mesh_shape", [pytest.param((8,), marks=pytest.mark.nightly), (4, 2)]
+)
 def test_what_is_measured_of_parts(mesh_shape):
     """Norms, cosines and turns are those of the whole vectors."""
     whole = steps.whole(adamp)

@@ -27,7 +27,10 @@ def assert_sharded(tree, expected):
     ("optimizer", "mesh_shape", "axis_type"),
     [
         *[
-            (adamp, mesh_shape, axis_type)
+            pytest.param(
+                *(adamp, mesh_shape, axis_type),
+                marks=() if mesh_shape == (8,) else pytest.mark.nightly,
+            )
             for mesh_shape in steps.MESHES
             for axis_type in (AxisType.Auto, AxisType.Explicit)
         ],
