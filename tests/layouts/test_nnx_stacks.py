@@ -269,11 +269,7 @@ def test_nothing_settles_equal_sizes():
 
     readings = " or ".join(
         f"stacked along axis {axis}, ProjectionDimensionNumbers({reduction}, {output})"
-        for axis, reduction, output in [
-            (0, (1,), (2,)),
-            (1, (0,), (2,)),
-            (2, (0,), (1,)),
-        ]
+        for axis, reduction, output in [(0, 1, 2), (1, 0, 2), (2, 0, 1)]
     )
     assert (
         f"kernel: an array of shape (4, 4, 4) of {nnx.Linear.__module__}.Linear: its "
