@@ -87,8 +87,8 @@ TABLES = {
         """,
 }
 
-# Each takes its time. Those in Flax are for everyone, the others for the patient.
-EVERY_DAY = ("linen_train_state", "nnx_optimizer")
+# Each takes its time: one is for everyone, the others are for the patient.
+EVERY_DAY = ("nnx_optimizer",)
 with_every_script = pytest.mark.parametrize(
     "name",
     [

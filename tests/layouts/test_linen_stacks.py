@@ -134,6 +134,7 @@ def unscanned_history():
     return train_transformer(Unscanned(), unscanned_params())
 
 
+@pytest.mark.nightly
 def test_unscanned_layers():
     """They are projected by channel, by layer and not at all, as in PyTorch."""
 
@@ -154,7 +155,14 @@ def stack(arrays, axis):
     }
 
 
-@pytest.mark.parametrize(("axis", "boxed"), [(0, False), (1, True), (-1, False)])
+@pytest.mark.parametrize(
+    ("axis", "boxed"),
+    [
+        (0, False),
+        (1, True),
+        pytest.param(-1, False, marks=pytest.mark.nightly),
+    ],
+)
 def test_scanned_layers(axis, boxed):
     init = nn.initializers.lecun_normal()
     if boxed:

@@ -360,6 +360,7 @@ def specs_of(layout, above=()):
     return specs
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ROWS)
 def test_row(name):
     layer = name.removeprefix("nnx-")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,6 +151,7 @@ def test_new_values_never_compile_anew(optimizer, seed, intruder, data):
     assert len(traces) == 1
 
 
+@pytest.mark.nightly
 @compiling
 @with_both_optimizers
 @given(problem=problems(), nesterov=st.booleans(), data=st.data())

@@ -81,6 +81,7 @@ def assert_close(tree, expected):
         np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("optimizer", [adamp, sgdp])
 def test_the_optimizers_and_what_is_measured(optimizer):
     tx = optimizer(0.1, weight_decay=0.1)

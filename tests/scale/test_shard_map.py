@@ -52,7 +52,7 @@ def run_parts(tx, params, grads, specs, mesh, **arguments):
     ("optimizer", "mesh_shape", "check_vma"),
     [
         (sgdp, (8,), True),
-        (adamp, (4, 2), False),
+        pytest.param(adamp, (4, 2), False, marks=pytest.mark.nightly),
         pytest.param(adamp, (2, 2, 2), True, marks=pytest.mark.nightly),
     ],
 )
