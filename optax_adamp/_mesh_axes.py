@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from optax_adamp._axes import Axes
-from optax_adamp._trees import Names, call_if_function, format_path, match_prefix
+from optax_adamp._trees import Names, call_if_function, format_array, match_prefix
 
 # In place of a spec: each device has a parameter of its own, or a copy of the whole.
 OWN = "own"
@@ -54,10 +54,7 @@ def resolve_partition_specs(
     def cut(names: Names, weight: Any, partition: Any, axes: Axes) -> Axes:
         if partition == OWN:
             return axes
-
-        def place() -> str:
-            return f"{format_path(names)}, an array of shape {jnp.shape(weight)}"
-
+        place = functools.partial(format_array, names, jnp.shape(weight))
         mesh_axes = _mesh_axes(partition, jnp.ndim(weight), manual, place)
         if manual:
             named = frozenset[str]().union(*mesh_axes)

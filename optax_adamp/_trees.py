@@ -60,6 +60,11 @@ def format_path(names: Names) -> str:
     return printable("/".join(names) or "(root)")
 
 
+def format_array(names: Names, shape: tuple[int, ...]) -> str:
+    """An array as errors show it, for example `kernel, an array of shape (3, 2)`."""
+    return f"{format_path(names)}, an array of shape {shape}"
+
+
 def path_matches(path: str, pattern: str) -> bool:
     """Whether a path, as `format_path` shows it, is a pattern or matches it as a glob.
 
@@ -221,7 +226,7 @@ def match_prefix(
         if found is None:
             raise ValueError(
                 f"{argument} does not fit the params: it has no entry for "
-                f"{format_path(names)}, an array of shape {jnp.shape(leaf)}. "
+                f"{format_array(names, jnp.shape(leaf))}. "
                 "Give every parameter an entry, at its path or above it."
             )
         if found == names and names in exact:

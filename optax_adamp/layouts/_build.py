@@ -9,7 +9,7 @@ from optax_adamp._axes import (
     count_from_front,
     is_spec,
 )
-from optax_adamp._trees import path_matches, printable
+from optax_adamp._trees import format_array, path_matches, printable
 from optax_adamp.layouts._layout import Layout
 from optax_adamp.layouts._rules import Reading, Rule
 from optax_adamp.layouts._uncovered import ModelParameter, join, uncovered_message
@@ -64,8 +64,8 @@ def build_layout(
 
 
 def _place(function: str, parameter: ModelParameter) -> str:
-    path = printable(join(parameter.path))
-    return f"{function}: {path}, an array of shape {parameter.shape}"
+    names = tuple(map(str, parameter.path))
+    return f"{function}: {format_array(names, parameter.shape)}"
 
 
 def _override(

@@ -12,7 +12,7 @@ from optax_adamp._trees import (
     Entry,
     Names,
     call_if_function,
-    format_path,
+    format_array,
     is_absent,
     match_prefix,
     may_match_below,
@@ -105,10 +105,7 @@ def _is_entry(node: Any) -> bool:
 
 
 def _place(names: Names, leaf: Any) -> str:
-    return (
-        f"dimension_numbers of {format_path(names)}, an array of shape "
-        f"{jnp.shape(leaf)}"
-    )
+    return f"dimension_numbers of {format_array(names, jnp.shape(leaf))}"
 
 
 def _read(entry: Entry, names: Names, leaf: Any) -> Reading:
@@ -132,7 +129,7 @@ def _read(entry: Entry, names: Names, leaf: Any) -> Reading:
     # stands at a parameter's own place is meant for it, and must fit.
     if absence := without_channels(names, shape):
         return Reading(None, absence)
-    return Reading(value, "spec", Doubt(doubt_without_name, names, shape))
+    return Reading(value, "spec", Doubt(doubt_without_name, (names,)))
 
 
 def _check_patterns(entries: list[Entry], leaves: list[tuple[Names, Any]]) -> None:

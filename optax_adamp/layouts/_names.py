@@ -84,13 +84,12 @@ def without_channels(names: Names, shape: Shape) -> str | None:
     return None
 
 
-def doubt_without_name(names: Names, shape: Shape = ()) -> str:
+def doubt_without_name(names: Names) -> str:
     """Why a rule for many may take a vector for a kernel; empty if it has a name.
 
     Haliax has a position below a weight's name, too. A lone array is all there is, and
-    hardly a bias. Whatever the shape: it is there for `Doubt`.
+    hardly a bias.
     """
-    del shape
     name, parts = plain_name(names), _split(names)
     is_item = any(part.isdecimal() for part in parts[-1:])
     if name.isdecimal() or (is_item and name not in (*_KERNEL_NAMES, *_WEIGHT_NAMES)):

@@ -32,12 +32,11 @@ class Reading(NamedTuple):
 class Doubt:
     """A warning about a parameter that is worked out when it is asked for."""
 
-    look: Callable[[Names, Shape], str]
-    names: Names
-    shape: Shape
+    look: Callable[..., str]
+    arguments: tuple[Any, ...]
 
     def __call__(self) -> str:
-        return self.look(self.names, self.shape)
+        return self.look(*self.arguments)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -75,7 +74,7 @@ def _read_output_last(names: Names, shape: Shape) -> Reading:
         return Reading(None, reason)
     axes = tuple(range(len(shape)))
     spec = ProjectionDimensionNumbers(axes[:-1], axes[-1])
-    return Reading(spec, "last axis", Doubt(_doubt_in_output_last, names, shape))
+    return Reading(spec, "last axis", Doubt(_doubt_in_output_last, (names, shape)))
 
 
 def _doubt_in_output_last(names: Names, shape: Shape) -> str:
@@ -102,7 +101,7 @@ def _read_output_first(names: Names, shape: Shape) -> Reading:
         return Reading(None, "named g, one number per channel")
     axes = tuple(range(len(shape)))
     spec = ProjectionDimensionNumbers(axes[1:], axes[0])
-    return Reading(spec, "first axis", Doubt(_doubt_in_output_first, names, shape))
+    return Reading(spec, "first axis", Doubt(_doubt_in_output_first, (names, shape)))
 
 
 def _doubt_in_output_first(names: Names, shape: Shape) -> str:

@@ -11,7 +11,7 @@ from optax_adamp._axes import (
     count_from_front,
     is_spec,
 )
-from optax_adamp._trees import Names, format_path, path_matches
+from optax_adamp._trees import Names, format_array, path_matches
 from optax_adamp.layouts._names import doubt_without_name, without_channels
 from optax_adamp.layouts._rules import Doubt, Reading, Rule
 
@@ -95,7 +95,7 @@ class _Stacked:
             return self.read_layer(names, shape)
 
         def place() -> str:
-            return f"layouts.stacked: {format_path(names)}, an array of shape {shape}"
+            return f"layouts.stacked: {format_array(names, shape)}"
 
         if not -len(shape) <= self.axis < len(shape):
             raise ValueError(
@@ -135,7 +135,7 @@ class _ReadSpec:
         # As with any spec that covers many parameters.
         if absence := without_channels(names, shape):
             return Reading(None, absence)
-        return Reading(self.spec, "spec", Doubt(doubt_without_name, names, shape))
+        return Reading(self.spec, "spec", Doubt(doubt_without_name, (names,)))
 
 
 def _rule_of_spec(spec: Any) -> Rule:

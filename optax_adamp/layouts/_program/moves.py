@@ -113,11 +113,7 @@ def _pad(operation: Operation, values: list[Value]) -> list[Value]:
 @MOVES.named("concatenate", params="dimension")
 def _concatenate(operation: Operation, values: list[Value]) -> list[Value]:
     shape = operation.shapes[0]
-    axis: int = operation.params["dimension"]
-    values = [_placed(value, axis) for value in values]
-    if all(value.shape[axis] == 1 for value in values):
-        values = _restacked(values, axis)  # Before JAX 0.10, `stack` is written so.
-    return [_joined(operation, values, shape, axis)]
+    return [_joined(operation, values, shape, operation.params["dimension"])]
 
 
 @MOVES.named("stack", params="axis")
@@ -128,13 +124,19 @@ def _stack(operation: Operation, values: list[Value]) -> list[Value]:
     sources: list[int | None] = [*range(len(shape) - 1)]
     sources.insert(axis, None)
     values = [tracks.rearrange(value, sources, one) for value in values]
-    return [_joined(operation, _restacked(values, axis), shape, axis)]
+    return [_joined(operation, values, shape, axis)]
 
 
 def _joined(
     operation: Operation, values: list[Value], shape: tuple[int, ...], axis: int
 ) -> Value:
-    """Values beside each other along an axis."""
+    """Values beside each other along an axis.
+
+    Before JAX 0.10 a stack is written like this too, of values with a single entry.
+    """
+    values = [_placed(value, axis) for value in values]
+    if all(value.shape[axis] == 1 for value in values):
+        values = _restacked(values, axis)
     tracked = [value for value in values if value.tracks]
     if any(value.is_data for value in values):
         operation.combine(*tracked)
