@@ -146,6 +146,7 @@ def headings(page):
     }
 
 
+@pytest.mark.nightly  # It collects them in a process of its own.
 def test_tests_named_beside_modules_exist():
     """A table's heading names the file of a column; other cells name the file too."""
     _, tables = text_of("tests/README.md").split("\n## Supported modules\n")
