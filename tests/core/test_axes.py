@@ -181,7 +181,9 @@ def in_containers():
     return jax.tree.map(jnp.ones_like, trees)
 
 
-@pytest.mark.parametrize("container", in_containers())
+@pytest.mark.parametrize(
+    "container", ["dict", "FrozenDict", "State", "Equinox", "boxes"]
+)
 def test_a_layout_like_the_params(container):
     """As labels, masks and the specs of Muon, in the containers of the params."""
     params, made = in_containers()[container], whole_layout()
