@@ -6,6 +6,7 @@ models, in which layers, heads and experts have no fixed place among the axes.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 
@@ -22,7 +23,7 @@ from optax_adamp.layouts import from_function, from_linen
 pytestmark = pytest.mark.nightly
 
 LAYERS, EMBED, HEADS, SIZE, MLP, EXPERTS, VOCABULARY = 2, 6, 2, 5, 4, 3, 7
-TOKENS = jnp.arange(8 * 7).reshape(8, 7) ** 2 // 5 % VOCABULARY
+TOKENS = np.arange(8 * 7).reshape(8, 7) ** 2 // 5 % VOCABULARY
 NORMAL = nn.initializers.normal()
 
 
