@@ -16,16 +16,15 @@ from optax_adamp._demo.terminal import (
 
 PICTURE = "adamp_demo.png"
 
-# Of learning rates and decay: no sense beyond it, and in float32 no number at last.
-LARGEST = 1000
+LARGEST_DECAY = 1000  # No sense beyond it, and in float32 no number at last.
 
 DESCRIPTION = """\
-See what AdamP and SGDP do, on real images, in about half a minute.
+See what AdamP and SGDP do, in less than three minutes on two cores.
 
-Trains a small BatchNorm network on scikit-learn's handwritten digits with each
-optimizer, from several seeds, all with the same initial weights and the same
-batches. Prints a table, tells which parameters were projected, and draws test
-accuracy, weight norm and effective step over training.
+Trains a small network with BatchNorm on handwritten digits in clutter, with each
+optimizer, at five learning rates and from several seeds, always with the same
+initial weights and batches. Prints how good they are at each rate, compares them
+pair by pair, and draws it.
 """
 
 EXAMPLES = f"""\
@@ -55,11 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         histories = run(
             list(dict.fromkeys(options.optimizers)),
             epochs=options.epochs,
-            seeds=options.seeds,
-            learning_rates={
-                "Adam": options.adam_learning_rate,
-                "SGD": options.sgd_learning_rate,
-            },
+            seeds=range(options.seeds),
             weight_decay=options.weight_decay,
         )
         with one_line_on_failure(parser, picture):
@@ -90,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--epochs",
         type=_whole_number(10_000),
-        default=40,
+        default=10,
         metavar="N",
         help="passes through the training images (default: %(default)s)",
     )
@@ -99,22 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_whole_number(256),
         default=5,
         metavar="N",
-        help="networks per optimizer, trained side by side (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--adam-learning-rate",
-        type=_positive,
-        default=1e-2,
-        metavar="RATE",
-        help="first rate of AdamW and AdamP; a cosine takes it to zero "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sgd-learning-rate",
-        type=_positive,
-        default=0.5,
-        metavar="RATE",
-        help="the same of SGD and SGDP, both with momentum 0.9 (default: %(default)s)",
+        help="networks per optimizer and learning rate (default: %(default)s)",
     )
     parser.add_argument(
         "--weight-decay",
@@ -145,26 +125,13 @@ def _whole_number(most: int) -> Callable[[str], int]:
     return parse
 
 
-def _positive(text: str) -> float:
-    number = _number(text)
-    if not 0 < number <= LARGEST:
-        raise argparse.ArgumentTypeError(
-            f"must be a number above 0 and up to {LARGEST}, but got {text!r}"
-        )
-    return number
-
-
 def _not_negative(text: str) -> float:
-    number = _number(text)
-    if not 0 <= number <= LARGEST:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan  # Within no bounds.
+    if not 0 <= number <= LARGEST_DECAY:
         raise argparse.ArgumentTypeError(
-            f"must be a number from 0 to {LARGEST}, but got {text!r}"
+            f"must be a number from 0 to {LARGEST_DECAY}, but got {text!r}"
         )
     return number
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan  # Within no bounds.

@@ -1,4 +1,4 @@
-"""The images: 8 x 8 handwritten digits that come with scikit-learn."""
+"""The images: digits that come with scikit-learn, each somewhere in clutter."""
 
 from typing import NamedTuple, cast
 
@@ -6,23 +6,64 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+SIZE = 12  # pixels of an image's side; a digit has 8
+PIECE = 4  # pixels of the side of what is cut from other digits
+NOISE = 0.1  # standard deviation, where white is 1
+
+
+class Split(NamedTuple):
+    """Images of shape (images, rows, columns, 1), values from 0 to 1, and digits."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
 
 class Data(NamedTuple):
-    """Images of shape (images, pixels) with values from 0 to 1, and their digits."""
+    """Each split is made of digits, and of pieces of digits, that no other has."""
 
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
+    train: Split
+    validation: Split
+    test: Split
 
 
 def load() -> Data:
-    """A quarter of the images is held out: always the same one, with all digits."""
-    loaded = load_digits(return_X_y=True)
-    pixels, digits = cast(tuple[np.ndarray, np.ndarray], loaded)
-    images = np.asarray(pixels / 16, np.float32)
-    labels = np.asarray(digits, np.int32)
-    train, test = train_test_split(
-        np.arange(len(labels)), test_size=0.25, stratify=labels, random_state=0
+    """The same images each time; half of the digits are held out."""
+    pixels, labels = cast(tuple[np.ndarray, ...], load_digits(return_X_y=True))
+    digits = (pixels / 16).reshape(-1, 8, 8)
+    train, rest = _halves(np.arange(len(labels)), labels)
+    validation, test = _halves(rest, labels)
+    rng = np.random.default_rng(0)
+    return Data(
+        *(
+            _cluttered(digits[part], labels[part], copies, rng)
+            for part, copies in ((train, 3), (validation, 2), (test, 4))
+        )
     )
-    return Data(images[train], labels[train], images[test], labels[test])
+
+
+def _halves(which: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    halves = train_test_split(
+        which, test_size=0.5, stratify=labels[which], random_state=0
+    )
+    return halves[0], halves[1]
+
+
+def _cluttered(
+    digits: np.ndarray, labels: np.ndarray, copies: int, rng: np.random.Generator
+) -> Split:
+    """Each digit so many times, every time elsewhere and beside another piece."""
+    own = np.tile(np.arange(len(labels)), copies)
+    images = np.zeros((len(own), SIZE, SIZE))
+    for image, digit in zip(images, digits[own], strict=True):
+        row, column = rng.integers(8 - PIECE + 1, size=2)
+        other = digits[rng.integers(len(digits))]
+        _paste(image, other[row : row + PIECE, column : column + PIECE], rng)
+        _paste(image, digit, rng)
+    images = (images + rng.normal(0, NOISE, images.shape)).clip(0, 1)
+    return Split(images[..., None].astype(np.float32), labels[own].astype(np.int32))
+
+
+def _paste(image: np.ndarray, part: np.ndarray, rng: np.random.Generator) -> None:
+    row, column = rng.integers(SIZE - len(part) + 1, size=2)
+    place = image[row : row + len(part), column : column + len(part)]
+    np.maximum(place, part, out=place)

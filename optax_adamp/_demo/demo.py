@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import jax
 import optax
 from tqdm import tqdm
 
@@ -10,71 +11,54 @@ from optax_adamp._demo.optimizers import OPTIMIZERS
 
 
 def run(
-    names: list[str],
-    *,
-    epochs: int,
-    seeds: int,
-    learning_rates: dict[str, float],
-    weight_decay: float,
+    names: list[str], *, epochs: int, seeds: Iterable[int], weight_decay: float
 ) -> dict[str, training.History]:
     """Trains with the named optimizers, reports, and returns what the report shows.
 
     Args:
       names: Keys of `OPTIMIZERS`.
       epochs: Passes through the training images.
-      seeds: Networks to train with each optimizer.
-      learning_rates: The first learning rate of each family.
+      seeds: A network is trained from each, with each optimizer and learning rate.
       weight_decay: That of all optimizers.
     """
+    seeds = [*seeds]
     digits = data.load()
     print(
         report.introduction(
-            names,
-            digits,
-            epochs=epochs,
-            seeds=seeds,
-            learning_rates=learning_rates,
-            weight_decay=weight_decay,
+            names, digits, epochs=epochs, seeds=len(seeds), weight_decay=weight_decay
         ),
         flush=True,
     )
+    start = training.start(seeds)
+    # At a constant rate only AdamW and SGD would come to rest, because their norms
+    # grow: a comparison of schedules. This one lets all of them.
+    cosine = optax.cosine_decay_schedule(1, epochs * training.steps_per_epoch(digits))
 
-    def make(name: str) -> optax.GradientTransformation:
+    def train(name: str) -> training.History:
         optimizer = OPTIMIZERS[name]
-        # At a constant rate only AdamW and SGD would come to rest, because their norms
-        # grow: a comparison of schedules. This one lets all of them.
-        schedule = optax.cosine_decay_schedule(
-            learning_rates[optimizer.family],
-            decay_steps=epochs * training.steps_per_epoch(digits),
-        )
-        return optimizer.make(schedule, weight_decay)
 
-    optimizers = {name: make(name) for name in names}
-    start = training.start(digits, seeds)
-    histories = {
-        name: training.train(
-            tx, start, digits, _progress(OPTIMIZERS[name].label, epochs)
-        )
-        for name, tx in optimizers.items()
-    }
-    seconds = training.time_steps(
-        optimizers, start, digits, _progress("Timing", training.TIMED_EPOCHS)
-    )
-    for part in (
-        report.table(histories, seconds, digits),
-        report.comparisons(histories, digits),
-        report.projections(histories, start.params),
-    ):
+        def make(rate: jax.Array) -> optax.GradientTransformation:
+            return optimizer.make(lambda count: rate * cosine(count), weight_decay)
+
+        progress = _progress(optimizer.label, epochs)
+        return training.train(make, optimizer.rates, start, digits, progress)
+
+    histories = {name: train(name) for name in names}
+    for part in (report.table(histories, digits), report.comparisons(histories)):
         if part:
             print(f"\n{part}")
     return histories
 
 
 def _progress(label: str, epochs: int) -> Iterable[int]:
-    # Silent where nobody watches: in a log file a bar is a heap of lines.
-    return tqdm(
-        range(epochs),
-        desc=label,
-        bar_format="{desc:7}{percentage:3.0f}% {bar} {n}/{total} epochs, {elapsed}",
+    with tqdm(
+        total=epochs,
+        desc=f"{label:5} compiling",
+        bar_format="{desc:15}{percentage:3.0f}% {bar} {n}/{total} epochs, {elapsed}",
+        # Silent where nobody watches: in a log file a bar is a heap of lines.
         disable=None,
-    )
+    ) as bar:
+        for epoch in range(epochs):
+            yield epoch
+            bar.set_description_str(f"{label:5} training", refresh=False)
+            bar.update()

@@ -1,84 +1,111 @@
-"""The picture: test accuracy, weight norm and effective step over training."""
+"""The picture: accuracy by learning rate and step, and what norms and steps become."""
 
 from pathlib import Path
+from typing import Any
 
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
-from optax_adamp._demo import figures
+from optax_adamp._demo import report
 from optax_adamp._demo.optimizers import OPTIMIZERS
 from optax_adamp._demo.training import History
 
-COLORS = {"Adam": figures.BLUE, "SGD": figures.VERMILION}
-BAND_ALPHA = 0.15
-HEIGHT = 10 / 3  # inches
+# Of Okabe and Ito's palette, which colour-blind readers can tell apart.
+COLORS = {"adamw": "#56B4E9", "adamp": "#0072B2", "sgd": "#E69F00", "sgdp": "#D55E00"}
+
+SIZE = (10, 6.5)  # inches
+DOTS_PER_INCH = 150
+PALETTE = 128  # colors
+
+STYLE: dict[str, Any] = {
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": "medium",
+    "axes.titleweight": "bold",
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
 
 
 def save(histories: dict[str, History], path: Path) -> None:
-    """Draws one line per optimizer, the mean over seeds, in a band of one std."""
-    figures.save(path, HEIGHT, lambda figure: draw(figure, histories))
+    """Draws in one style, whatever pyplot or the user has set, and saves a PNG."""
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH, layout="constrained")
+        draw(figure, histories)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    # So few colors need no more than a palette: a third of the bytes.
+    dots_per_inch = (DOTS_PER_INCH, DOTS_PER_INCH)
+    pixels.quantize(PALETTE).save(path, format="png", dpi=dots_per_inch)
 
 
 def draw(figure: Figure, histories: dict[str, History]) -> None:
-    """Draws it on a figure."""
-    accuracy, norm, step = figure.subplots(1, 3)
-    for name, history in histories.items():
-        _draw(accuracy, name, 100 * history.accuracy, first_epoch=1)
-        _draw(norm, name, history.norm_growth, first_epoch=0)
-        _draw(step, name, history.effective_step, first_epoch=1)
-    _label(accuracy, "Test accuracy", "% of the test images")
-    _label(norm, "Norm of scale-invariant weights", "relative to the start")
-    _label(step, "Effective step", "radians per step")
-    _scale(step, [history.effective_step for history in histories.values()])
-    _add_legend(figure, accuracy)
+    """Draws one line per optimizer in each of four panels."""
+    (by_rate, by_step), (norm, step) = figure.subplots(2, 2)
+    by_step.sharey(by_rate)
+    middles: dict[str, None] = {}
+    for place, (name, history) in enumerate(histories.items()):
+        rates = np.array(OPTIMIZERS[name].rates)
+        # Not quite at the rate, so that no interval hides another.
+        beside = 1.03 ** (2 * place - len(histories) + 1)
+        _draw_accuracy(by_rate, name, beside * rates, history)
+        _draw_accuracy(by_step, name, history.effective_step.mean(axis=(0, 2)), history)
+        middle = len(rates) // 2
+        middles[f"{rates[middle]:g}"] = None
+        _draw_training(norm, name, history.norm_growth[:, middle], first_epoch=0)
+        _draw_training(step, name, history.effective_step[:, middle], first_epoch=1)
+    at = f"at rate {' and '.join(middles)}"
+    _label(by_rate, "Test accuracy by learning rate", "learning rate", "% of images")
+    _label(by_step, "and by effective step", "mean effective step", "% of images")
+    _label(norm, f"Norm before BatchNorm, {at}", "epoch", "relative to the start")
+    _label(step, f"Effective step, {at}", "epoch", "distance on the unit sphere")
+    handles, labels = norm.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
-def _draw(axes: Axes, name: str, values: np.ndarray, *, first_epoch: int) -> None:
-    optimizer = OPTIMIZERS[name]
-    color = COLORS[optimizer.family]
-    epochs = np.arange(first_epoch, first_epoch + len(values))
-    mean = np.mean(values, axis=1)
-    axes.plot(
-        epochs,
-        mean,
-        color=color,
-        linestyle="-" if optimizer.baseline else "--",
-        marker="o" if len(epochs) == 1 else None,  # A line needs two points.
-        label=optimizer.label,
+def _draw_accuracy(axes: Axes, name: str, x: np.ndarray, history: History) -> None:
+    means, half_widths = np.transpose(
+        [report.interval(100 * seeds) for seeds in history.test.accuracy]
     )
-    if values.shape[1] > 1:
-        std = np.std(values, axis=1, ddof=1)
-        axes.fill_between(
-            epochs, mean - std, mean + std, color=color, alpha=BAND_ALPHA, linewidth=0
-        )
+    seen = np.isfinite(x)  # There is no effective step once weights are no numbers.
+    axes.errorbar(
+        x[seen], means[seen], half_widths[seen], capsize=2, **_style(name, marker="o")
+    )
+    if np.all(x[seen] > 0):
+        axes.set_xscale("log")
 
 
-def _label(axes: Axes, title: str, unit: str) -> None:
-    axes.set_title(title)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(unit)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid()
-
-
-def _scale(axes: Axes, values: list[np.ndarray]) -> None:
-    """Takes logarithms, if there is anything to take them of.
-
-    Leaves out the very end, where the learning rate takes all steps to zero.
-    """
-    largest = np.max(values, where=np.isfinite(values), initial=0)
-    if largest > 0:
+def _draw_training(
+    axes: Axes, name: str, values: np.ndarray, *, first_epoch: int
+) -> None:
+    epochs = np.arange(first_epoch, first_epoch + len(values))
+    means = values.mean(axis=1)
+    # A line needs two points.
+    axes.plot(epochs, means, **_style(name, marker="o" if len(epochs) == 1 else ""))
+    if np.any(means > 0):
         axes.set_yscale("log")
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-4 * largest))
 
 
-def _add_legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if axes.collections:
-        handles.append(Patch(color="black", alpha=BAND_ALPHA, linewidth=0))
-        labels.append("± one standard deviation over seeds")
-    figures.add_legend(figure, handles, labels)
+def _style(name: str, *, marker: str) -> dict[str, Any]:
+    projected = OPTIMIZERS[name].baseline is not None
+    return {
+        "label": OPTIMIZERS[name].label,
+        "color": COLORS[name],
+        "linestyle": "-" if projected else "--",
+        "linewidth": 2,
+        "marker": marker,
+        "markerfacecolor": COLORS[name] if projected else "white",
+    }
+
+
+def _label(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid()
