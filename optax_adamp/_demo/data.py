@@ -30,8 +30,12 @@ def load() -> Data:
     """The same images each time; half of the digits are held out."""
     pixels, labels = cast(tuple[np.ndarray, ...], load_digits(return_X_y=True))
     digits = (pixels / 16).reshape(-1, 8, 8)
-    train, rest = _halves(np.arange(len(labels)), labels)
-    validation, test = _halves(rest, labels)
+    train, rest = train_test_split(
+        np.arange(len(labels)), test_size=0.5, stratify=labels, random_state=0
+    )
+    validation, test = train_test_split(
+        rest, test_size=0.5, stratify=labels[rest], random_state=0
+    )
     rng = np.random.default_rng(0)
     return Data(
         *(
@@ -39,13 +43,6 @@ def load() -> Data:
             for part, copies in ((train, 3), (validation, 2), (test, 4))
         )
     )
-
-
-def _halves(which: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    halves = train_test_split(
-        which, test_size=0.5, stratify=labels[which], random_state=0
-    )
-    return halves[0], halves[1]
 
 
 def _cluttered(

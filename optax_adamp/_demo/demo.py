@@ -11,7 +11,7 @@ from optax_adamp._demo.optimizers import OPTIMIZERS
 
 
 def run(
-    names: list[str], *, epochs: int, seeds: Iterable[int], weight_decay: float
+    names: list[str], *, epochs: int, seeds: Iterable[int]
 ) -> dict[str, training.History]:
     """Trains with the named optimizers, reports, and returns what the report shows.
 
@@ -19,14 +19,11 @@ def run(
       names: Keys of `OPTIMIZERS`.
       epochs: Passes through the training images.
       seeds: A network is trained from each, with each optimizer and learning rate.
-      weight_decay: That of all optimizers.
     """
     seeds = [*seeds]
     digits = data.load()
     print(
-        report.introduction(
-            names, digits, epochs=epochs, seeds=len(seeds), weight_decay=weight_decay
-        ),
+        report.introduction(names, digits, epochs=epochs, seeds=len(seeds)),
         flush=True,
     )
     start = training.start(seeds)
@@ -38,7 +35,7 @@ def run(
         optimizer = OPTIMIZERS[name]
 
         def make(rate: jax.Array) -> optax.GradientTransformation:
-            return optimizer.make(lambda count: rate * cosine(count), weight_decay)
+            return optimizer.make(lambda count: rate * cosine(count))
 
         progress = _progress(optimizer.label, epochs)
         return training.train(make, optimizer.rates, start, digits, progress)

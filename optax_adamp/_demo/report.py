@@ -15,19 +15,17 @@ WIDTH = 79
 NEAR = 5  # Points of accuracy below the best that a learning rate may be to be counted.
 
 
-def introduction(
-    names: list[str], data: Data, *, epochs: int, seeds: int, weight_decay: float
-) -> str:
+def introduction(names: list[str], data: Data, *, epochs: int, seeds: int) -> str:
     """What is going to happen, and where: a few lines."""
     labels = ", ".join(OPTIMIZERS[name].label for name in names)
     rates = len(OPTIMIZERS[names[0]].rates)
     plan = _wrap(
         f"Learning {len(data.train.labels):,} images of digits in clutter with {labels}"
-        f": {rates} learning rates, {_count(seeds, 'seed')}, {_count(epochs, 'epoch')}. "
-        "Each rate falls to 0 on a cosine; momentum "
-        f"{MOMENTUM:g}, weight decay {weight_decay:g}. Momentum lengthens weights "
-        "before a BatchNorm, so that steps turn them less. AdamP and SGDP remove from "
-        "each step what only lengthens them."
+        f": {rates} learning rates, {_count(seeds, 'seed')}, "
+        f"{_count(epochs, 'epoch')}. Each rate falls to 0 on a cosine; momentum "
+        f"{MOMENTUM:g}, no weight decay. Momentum lengthens weights before a "
+        "BatchNorm, so that steps turn them less. AdamP and SGDP remove from each step "
+        "what only lengthens them."
     )
     device = jax.devices()[0]
     kind = "" if device.device_kind == device.platform else f" ({device.device_kind})"
@@ -80,10 +78,8 @@ def comparisons(histories: dict[str, History]) -> str:
         optimizer = OPTIMIZERS[name]
         if optimizer.baseline not in histories:
             continue
-        baseline, label = (
-            histories[optimizer.baseline],
-            OPTIMIZERS[optimizer.baseline].label,
-        )
+        baseline = histories[optimizer.baseline]
+        label = OPTIMIZERS[optimizer.baseline].label
         ours, theirs = (100 * run.test.accuracy for run in (history, baseline))
         mine, other = best_rate(history), best_rate(baseline)
         rates = optimizer.rates

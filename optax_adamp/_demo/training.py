@@ -83,21 +83,24 @@ def train(
     """
     graphdef, params, batch_stats, batch_keys = start
 
-    def loss_fn(params: Any, batch_stats: Any, batch: Split):
+    def loss_fn(
+        params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, Any]:
         model = nnx.merge(graphdef, params, batch_stats, copy=True)
-        logits = model(batch.images, train=True)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        logits = model(images, train=True)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return loss.mean(), nnx.state(model, nnx.BatchStat)
 
     gradient: Callable[..., tuple[Any, Any]] = jax.grad(loss_fn, has_aux=True)
 
-    def epoch(state: State, rate: jax.Array, key: jax.Array):
+    def epoch(state: State, rate: jax.Array, key: jax.Array) -> tuple[State, Any]:
         tx = make(rate)
 
         def step(before: State, indices: jax.Array):
             params, batch_stats, opt_state = before
-            batch = jax.tree.map(lambda array: jnp.asarray(array)[indices], data.train)
-            grads, batch_stats = gradient(params, batch_stats, batch)
+            images = jnp.asarray(data.train.images)[indices]
+            labels = jnp.asarray(data.train.labels)[indices]
+            grads, batch_stats = gradient(params, batch_stats, images, labels)
             updates, opt_state = tx.update(grads, opt_state, params)
             after = optax.apply_updates(params, updates)
             return State(after, batch_stats, opt_state), effective_step(params, after)
@@ -109,27 +112,28 @@ def train(
         return State(params, batch_stats, make(rate).init(params))
 
     # The seeds are the inner axis: all rates then share the batches of a seed.
-    rates = jnp.array([*rates])
     over_seeds = jax.vmap(begin, in_axes=(None, 0, 0))
-    state = jax.jit(jax.vmap(over_seeds, in_axes=(0, None, None)))(
-        rates, params, batch_stats
-    )
+    begin_all = jax.jit(jax.vmap(over_seeds, in_axes=(0, None, None)))
+    every_rate = jnp.array([*rates])
+    state: State = begin_all(every_rate, params, batch_stats)
     over_seeds = jax.vmap(epoch, in_axes=(0, None, 0))
     run_epoch: Callable[..., tuple[State, Any]] = jax.jit(
         jax.vmap(over_seeds, in_axes=(0, 0, None))
     )
     start_norms = np.asarray(jax.vmap(jax.vmap(kernel_norms))(state.params))
-    norms, steps = [start_norms], []
+    norms: list[np.ndarray] = [start_norms]
+    steps: list[np.ndarray] = []
     for index in epochs:
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(batch_keys, index)
-        state, observed = run_epoch(state, rates, keys)
+        state, observed = run_epoch(state, every_rate, keys)
         # Waits for the device, so that a progress bar over the epochs tells the truth.
         norm, moved = jax.device_get(observed)
         norms.append(norm)
         steps.append(moved)
+    networks = state.params, state.batch_stats
     return History(
-        validation=_score(graphdef, state.params, state.batch_stats, data.validation),
-        test=_score(graphdef, state.params, state.batch_stats, data.test),
+        validation=jax.device_get(_score(graphdef, networks, data.validation)),
+        test=jax.device_get(_score(graphdef, networks, data.test)),
         norm_growth=np.mean(np.stack(norms) / start_norms, axis=-1),
         effective_step=np.stack(steps),
     )
@@ -137,7 +141,9 @@ def train(
 
 def kernel_norms(params: Any) -> jax.Array:
     """The norm of each scale-invariant kernel of one network."""
-    norms = [jnp.linalg.norm(kernel) for kernel in scale_invariant_kernels(params)]
+    norms: list[jax.Array] = [
+        jnp.linalg.norm(kernel) for kernel in scale_invariant_kernels(params)
+    ]
     return jnp.stack(norms)
 
 
@@ -167,20 +173,16 @@ def _batches(data: Data, key: jax.Array) -> jax.Array:
     return shuffled[: steps * BATCH_SIZE].reshape(steps, BATCH_SIZE)
 
 
-def _score(graphdef: Any, params: Any, batch_stats: Any, split: Split) -> Score:
-    return Score(*jax.device_get(_scores(graphdef, params, batch_stats, split)))
-
-
-@functools.partial(jax.jit, static_argnums=0)  # Once for all optimizers.
-def _scores(graphdef: Any, params: Any, batch_stats: Any, split: Split):
-    def of_one(params: Any, batch_stats: Any) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnums=0)  # Compiled once for all optimizers.
+def _score(graphdef: Any, networks: tuple[Any, Any], split: Split) -> Score:
+    def of_one(params: Any, batch_stats: Any) -> Score:
         model = nnx.merge(graphdef, params, batch_stats)
-        logits = model(split.images, train=False)
+        logits = model(jnp.asarray(split.images), train=False)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, split.labels)
-        return jnp.mean(jnp.argmax(logits, axis=-1) == split.labels), jnp.mean(loss)
+        right = jnp.argmax(logits, axis=-1) == split.labels
+        return Score(jnp.mean(right), jnp.mean(loss))
 
-    # Rate by rate, to spare memory.
-    def of_a_rate(networks: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+    def of_a_rate(networks: tuple[Any, Any]) -> Score:
         return jax.vmap(of_one)(*networks)
 
-    return jax.lax.map(of_a_rate, (params, batch_stats))
+    return jax.lax.map(of_a_rate, networks)  # Rate by rate, to spare memory.

@@ -5,24 +5,26 @@ import pytest
 from matplotlib.figure import Figure
 
 from optax_adamp._demo import picture
-from optax_adamp._demo.training import History
+from optax_adamp._demo.optimizers import OPTIMIZERS
+from optax_adamp._demo.training import History, Score
+
+# Two seeds, of which one is 0.2 better, at five rates.
+ACCURACY = np.linspace([0.1, 0.3], [0.7, 0.9], 5)
 
 
-def history(accuracy, norm_growth, effective_step):
-    return History(*map(np.array, (accuracy, norm_growth, effective_step)), views={})
+def history(growths, steps, accuracy=ACCURACY):
+    """Of shapes (1 + epochs, seeds) and (epochs, seeds); rates only scale it."""
+    scale = np.arange(1, 6)[:, None]
+    score = Score(accuracy, accuracy)
+    growths, steps = (
+        np.asarray(values)[:, None] * scale for values in (growths, steps)
+    )
+    return History(score, score, growths, steps)
 
 
 HISTORIES = {
-    "adamw": history(
-        accuracy=[[0.5, 0.7], [0.8, 1.0]],
-        norm_growth=[[1, 1], [2, 4], [3, 7]],
-        effective_step=[[0.1, 0.3], [0.02, 0.04]],
-    ),
-    "sgdp": history(
-        accuracy=[[0.1, 0.2], [0.3, 0.5]],
-        norm_growth=[[1, 1], [1, 2], [2, 2]],
-        effective_step=[[0.5, 0.7], [0.1, 0.1]],
-    ),
+    "adamw": history([[1, 1], [2, 4]], [[0.1, 0.3]]),
+    "sgdp": history([[1, 1], [1, 2]], [[0.5, 0.7]]),
 }
 
 
@@ -34,76 +36,61 @@ def drawn(histories):
 
 def lines_of(axes):
     return {
-        line.get_label(): np.round(line.get_xydata(), 6).tolist()
+        line.get_color(): np.round(line.get_xydata(), 6).tolist()
         for line in axes.get_lines()
+        if len(line.get_xydata()) and line.get_marker() not in ("_", "|")
     }
 
 
-def legend_of(figure):
+def test_panels_show_means_over_seeds():
+    by_rate, by_step, norm, step = map(lines_of, drawn(HISTORIES).axes)
+    means = [20, 35, 50, 65, 80]
+    middle = 3  # The scale of the third rate.
+    for name, growths, mean in (("adamw", [1, 3], 0.2), ("sgdp", [1, 1.5], 0.6)):
+        color = picture.COLORS[name]
+        rates, accuracies = np.transpose(by_rate[color])
+        np.testing.assert_allclose(rates, OPTIMIZERS[name].rates, rtol=0.1)
+        np.testing.assert_allclose(accuracies, means)
+        steps = mean * np.arange(1, 6)
+        np.testing.assert_allclose(by_step[color], np.transpose([steps, means]))
+        growths = np.transpose([[0, 1], middle * np.array(growths)])
+        np.testing.assert_allclose(norm[color], growths)
+        np.testing.assert_allclose(step[color], [[1, middle * mean]])
+    assert by_rate[picture.COLORS["adamw"]][0] != by_rate[picture.COLORS["sgdp"]][0]
+
+
+def test_every_optimizer_has_its_color_and_titles_name_the_rates():
+    assert len(set(picture.COLORS.values())) == len(OPTIMIZERS)
+    figure = drawn(HISTORIES)
+    for axes in figure.axes[2:]:
+        assert "0.01 and 0.1" in axes.get_title(loc="left") + axes.get_title()
+        assert [line.get_linestyle() for line in axes.get_lines()] == ["--", "-"]
     (legend,) = figure.legends
-    return [text.get_text() for text in legend.get_texts()]
+    assert [text.get_text() for text in legend.get_texts()] == ["AdamW", "SGDP"]
 
 
-def test_a_panel_shows_the_mean_over_seeds_by_epoch():
-    figure = drawn(HISTORIES)
-    accuracy, norm, step = map(lines_of, figure.axes)
-    assert accuracy == {"AdamW": [[1, 60], [2, 90]], "SGDP": [[1, 15], [2, 40]]}
-    assert norm == {
-        "AdamW": [[0, 1], [1, 3], [2, 5]],
-        "SGDP": [[0, 1], [1, 1.5], [2, 2]],
-    }
-    assert step == {"AdamW": [[1, 0.2], [2, 0.03]], "SGDP": [[1, 0.6], [2, 0.1]]}
-    assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log"]
-    assert legend_of(figure)[:2] == ["AdamW", "SGDP"]
-    dashes = [line.get_linestyle() for line in figure.axes[0].get_lines()]
-    assert dashes == ["--", "-"]
+@pytest.mark.parametrize("panel", [0, 1])
+def test_a_bar_is_a_95_percent_interval(panel):
+    # Two seeds that differ by 20 points: a standard error of 10, and t is 12.706.
+    bars = drawn(HISTORIES).axes[panel].collections[0].get_segments()
+    heights = [bar[1, 1] - bar[0, 1] for bar in bars]
+    np.testing.assert_allclose(heights, 2 * 127.06, rtol=1e-4)
 
 
-def test_a_band_is_one_standard_deviation_wide():
-    figure = drawn(HISTORIES)
-    adamw, _ = figure.axes[1].collections
-    # The roots of the sums of two squares, which seeds minus one divides by one.
-    half = np.sqrt(2) * np.array([0, 1, 2])
-    corners = adamw.get_paths()[0].vertices
-    for epoch, mean in enumerate([1, 3, 5]):
-        band = corners[corners[:, 0] == epoch, 1]
-        np.testing.assert_allclose(
-            [band.min(), band.max()], [mean - half[epoch], mean + half[epoch]]
-        )
-    assert "standard deviation" in legend_of(figure)[-1]
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_diverged_is_left_out(bad, tmp_path):
+    steps = np.where(np.arange(5)[:, None] < 3, [0.1], bad)
+    broken = history([[1], [2]], [[0.1]], ACCURACY[:, :1])
+    broken = broken._replace(effective_step=steps[None])
+    picture.save({"sgd": broken}, tmp_path / "picture.png")  # No warning is an error.
+    figure = drawn({"sgd": broken})
+    (points,) = lines_of(figure.axes[1]).values()
+    assert [x for x, _ in points] == [0.1] * 3
 
 
-def test_a_single_seed_has_no_band():
-    figure = drawn({"sgd": history([[0.5], [0.6]], [[1], [2], [3]], [[0.1], [0.2]])})
-    assert [len(axes.collections) for axes in figure.axes] == [0, 0, 0]
-    assert legend_of(figure) == ["SGD"]
-
-
-def test_a_single_epoch_is_a_point():
-    figure = drawn({"sgd": history([[0.5]], [[1], [2]], [[0.1]])})
-    markers = [axes.get_lines()[0].get_marker() for axes in figure.axes]
-    assert markers == ["o", "None", "o"]
-
-
-@pytest.mark.parametrize(
-    ("steps", "bottom"),
-    [
-        # One in 10,000 of the largest.
-        ([0.5, 1e-9], 0.5e-4),
-        ([0.5, 1e-9, np.inf], 0.5e-4),
-        ([0.5, 1e-9, np.nan], 0.5e-4),
-        # A margin of 5 % in logarithms below the smallest.
-        ([0.5, 0.05], 0.05 * 10**-0.05),
-    ],
-)
-def test_the_end_of_the_schedule_is_cropped(steps, bottom):
-    each = [[step] for step in steps]
-    step = drawn({"sgd": history(each, [[1], *each], each)}).axes[2]
-    assert step.get_yscale() == "log"
-    assert step.get_ylim()[0] == pytest.approx(bottom)
-
-
-@pytest.mark.parametrize("step", [0, np.inf, np.nan])
-def test_where_nothing_moves_or_all_diverged_there_are_no_logarithms(step):
-    figure = drawn({"sgd": history([[0.1]], [[1], [1]], [[step]])})
-    assert figure.axes[2].get_yscale() == "linear"
+def test_where_nothing_moves_or_all_diverged_there_are_no_logarithms(tmp_path):
+    for step in (0.0, np.nan):
+        still = history([[step], [step]], [[step]], ACCURACY[:, :1])
+        picture.save({"sgd": still}, tmp_path / "picture.png")
+        scales = [axes.get_yscale() for axes in drawn({"sgd": still}).axes[2:]]
+        assert scales == ["linear", "linear"]
