@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from optax_adamp._demo import report
@@ -49,22 +50,26 @@ def draw(figure: Figure, histories: dict[str, History]) -> None:
     """Draws one line per optimizer in each of four panels."""
     (by_rate, by_step), (norm, step) = figure.subplots(2, 2)
     by_step.sharey(by_rate)
-    middles: dict[str, None] = {}
+    at_rate: dict[float, list[str]] = {}
     for place, (name, history) in enumerate(histories.items()):
-        rates = np.array(OPTIMIZERS[name].rates)
+        label, rates = OPTIMIZERS[name].label, OPTIMIZERS[name].rates
         # Not quite at the rate, so that no interval hides another.
         beside = 1.03 ** (2 * place - len(histories) + 1)
-        _draw_accuracy(by_rate, name, beside * rates, history)
+        _draw_accuracy(by_rate, name, beside * np.array(rates), history)
         _draw_accuracy(by_step, name, history.effective_step.mean(axis=(0, 2)), history)
         middle = len(rates) // 2
-        middles[f"{rates[middle]:g}"] = None
+        at_rate.setdefault(rates[middle], []).append(label)
         _draw_training(norm, name, history.norm_growth[:, middle], first_epoch=0)
         _draw_training(step, name, history.effective_step[:, middle], first_epoch=1)
-    at = f"at rate {' and '.join(middles)}"
-    _label(by_rate, "Test accuracy by learning rate", "learning rate", "% of images")
-    _label(by_step, "and by effective step", "mean effective step", "% of images")
-    _label(norm, f"Norm before BatchNorm, {at}", "epoch", "relative to the start")
-    _label(step, f"Effective step, {at}", "epoch", "distance on the unit sphere")
+    accuracy = "% of test images, 95 % intervals"
+    rates_of = ", ".join(f"{' and '.join(who)} at {at:g}" for at, who in at_rate.items())
+    epoch = f"epoch ({rates_of})"
+    _label(by_rate, "Test accuracy by learning rate", "learning rate", accuracy)
+    _label(
+        by_step, "Test accuracy by effective step", "mean over the training", accuracy
+    )
+    _label(norm, "Norm of weights before BatchNorm", epoch, "relative to the start")
+    _label(step, "Effective step", epoch, "distance on the unit sphere")
     handles, labels = norm.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
@@ -77,8 +82,11 @@ def _draw_accuracy(axes: Axes, name: str, x: np.ndarray, history: History) -> No
     axes.errorbar(
         x[seen], means[seen], half_widths[seen], capsize=2, **_style(name, marker="o")
     )
-    if np.all(x[seen] > 0):
+    if np.any(x[seen] > 0):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_training(
@@ -88,7 +96,7 @@ def _draw_training(
     means = values.mean(axis=1)
     # A line needs two points.
     axes.plot(epochs, means, **_style(name, marker="o" if len(epochs) == 1 else ""))
-    if np.any(means > 0):
+    if first_epoch and np.any(means > 0):  # A step, which falls with the rate.
         axes.set_yscale("log")
 
 

@@ -85,7 +85,7 @@ def comparisons(histories: dict[str, History]) -> str:
         rates = optimizer.rates
         bar = max(ours.mean(axis=1).max(), theirs.mean(axis=1).max()) - NEAR
         lines = [
-            f"{optimizer.label} - {label}, points of test accuracy:",
+            f"{optimizer.label} - {label}, points of test accuracy, paired by seed:",
             f"  each at its rate *, {rates[mine]:g} and {rates[other]:g}: "
             f"{verdict(ours[mine] - theirs[other])}",
             *(

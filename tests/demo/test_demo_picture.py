@@ -59,11 +59,11 @@ def test_panels_show_means_over_seeds():
     assert by_rate[picture.COLORS["adamw"]][0] != by_rate[picture.COLORS["sgdp"]][0]
 
 
-def test_every_optimizer_has_its_color_and_titles_name_the_rates():
+def test_every_optimizer_has_its_color_and_axes_name_the_rates():
     assert len(set(picture.COLORS.values())) == len(OPTIMIZERS)
     figure = drawn(HISTORIES)
     for axes in figure.axes[2:]:
-        assert "0.01 and 0.1" in axes.get_title(loc="left") + axes.get_title()
+        assert axes.get_xlabel() == "epoch (AdamW at 0.01, SGDP at 0.1)"
         assert [line.get_linestyle() for line in axes.get_lines()] == ["--", "-"]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["AdamW", "SGDP"]
