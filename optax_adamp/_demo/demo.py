@@ -22,10 +22,8 @@ def run(
     """
     seeds = [*seeds]
     digits = data.load()
-    print(
-        report.introduction(names, digits, epochs=epochs, seeds=len(seeds)),
-        flush=True,
-    )
+    plan = report.introduction(names, digits, epochs=epochs, seeds=len(seeds))
+    print(plan, flush=True)
     start = training.start(seeds)
     # At a constant rate only AdamW and SGD would come to rest, because their norms
     # grow: a comparison of schedules. This one lets all of them.

@@ -62,8 +62,8 @@ def draw(figure: Figure, histories: dict[str, History]) -> None:
         _draw_training(norm, name, history.norm_growth[:, middle], first_epoch=0)
         _draw_training(step, name, history.effective_step[:, middle], first_epoch=1)
     accuracy = "% of test images, 95 % intervals"
-    rates_of = ", ".join(f"{' and '.join(who)} at {at:g}" for at, who in at_rate.items())
-    epoch = f"epoch ({rates_of})"
+    who = [f"{' and '.join(who)} at {rate:g}" for rate, who in at_rate.items()]
+    epoch = f"epoch ({', '.join(who)})"
     _label(by_rate, "Test accuracy by learning rate", "learning rate", accuracy)
     _label(
         by_step, "Test accuracy by effective step", "mean over the training", accuracy

@@ -52,7 +52,7 @@ def table(histories: dict[str, History], data: Data) -> str:
                 f"{history.effective_step[:, index].mean():>12.5f}"
             )
         rows.append("")
-    seeds = _seeds(histories)
+    seeds = next(iter(histories.values())).test.accuracy.shape[1]
     over_seeds = (
         "of a single seed"
         if seeds == 1
@@ -133,10 +133,6 @@ def _interval(values: np.ndarray, digits: int) -> str:
 
 def _near(accuracies: np.ndarray, bar: float) -> int:
     return int(np.sum(accuracies.mean(axis=1) >= bar))
-
-
-def _seeds(histories: dict[str, History]) -> int:
-    return next(iter(histories.values())).test.accuracy.shape[1]
 
 
 def _count(number: int, noun: str) -> str:
