@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 import operator
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, cast
@@ -29,17 +28,15 @@ from optax_adamp._inspect.evidence import (
     weigh,
 )
 from optax_adamp._inspect.grouping import merge, stack
+from optax_adamp._inspect.perturb import perturb
 from optax_adamp._inspect.table import Table
 from optax_adamp._mesh_axes import OWN
 from optax_adamp._parameters import Parameter, resolve_parameters
-from optax_adamp._projection import view_sums
+from optax_adamp._projection import dtype_of_sums, view_sums
 from optax_adamp._trees import Names, format_path, is_absent, named_leaves
 from optax_adamp.layouts import from_function
 from optax_adamp.layouts._dimension_numbers import DimensionNumbers, Reason
 from optax_adamp.layouts._layout import Layout
-
-# Of the variance of a perturbed weight, the part that is noise.
-_NOISE = 0.5
 
 # Doubling and halving round nothing, whatever the dtype; what follows may.
 _ROUNDINGS = 4
@@ -342,7 +339,7 @@ def _problem(loss: Loss, axes: list[Axes | None]) -> _Problem:
 
     @jax.jit
     def scaled_loss(
-        weights: list[jax.Array], batch: Any, factors: list[jax.Array]
+        weights: list[jax.Array], batch: Any, factors: list[Any]
     ) -> jax.Array:
         return loss(list(map(operator.mul, weights, factors)), batch)
 
@@ -367,38 +364,12 @@ def _perturb(trained: list[Parameter], seed: int, draw: int) -> list[jax.Array]:
     """Weights near the given ones, other ones for each draw; draw 0 is those given."""
     if draw == 0:
         return [leaf.array for leaf in trained]
-    # The compiler takes long over the default generator, once for each shape.
-    key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), draw)
-    return [
-        _perturb_leaf(leaf.array, jax.random.fold_in(key, index), axes=leaf.axes)
-        for index, leaf in enumerate(trained)
-    ]
-
-
-# Compiled by itself, for all leaves of one shape.
-@functools.partial(jax.jit, static_argnames="axes")
-def _perturb_leaf(weight: jax.Array, key: jax.Array, *, axes: Axes | None) -> jax.Array:
-    dtype = _dtype_of_sums(weight.dtype)
-    w = weight.astype(dtype)
-    noise = jax.random.normal(key, w.shape, dtype)
-    if axes is None:
-        # Numbers that must be positive, such as a temperature, stay so.
-        factors = jax.random.uniform(key, w.shape, minval=0.5, maxval=1.5)
-        moved = jnp.where(jnp.any(w != 0), w * factors.astype(dtype), noise)
-    else:
-        squares = jnp.real(jnp.conj(w) * w)
-        channel = jnp.mean(squares, axis=axes.reduction, keepdims=True)
-        layer = jnp.mean(channel, axis=axes.output, keepdims=True)
-        variance = jnp.where(layer > 0, layer, 1 / axes.length(w.shape))
-        variance = jnp.where(channel > 0, channel, variance)
-        size = jnp.sqrt(_NOISE * variance).astype(dtype)
-        moved = math.sqrt(1 - _NOISE) * w + size * noise
-    return moved.astype(weight.dtype)
-
-
-def _dtype_of_sums(dtype: Any) -> Any:
-    """At least single precision, for dtypes that cannot be promoted as well."""
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+    return perturb(
+        [leaf.array for leaf in trained],
+        [leaf.axes for leaf in trained],
+        seed=seed,
+        draw=draw,
+    )
 
 
 def _sums(
@@ -407,7 +378,7 @@ def _sums(
     """Inner products of one batch, per channel; None for what is not tested."""
     if axes is None:
         return None
-    dtype = _dtype_of_sums(weight.dtype)
+    dtype = dtype_of_sums(weight)
     # In JAX the gradient by a complex number is conjugate to the direction of ascent.
     g, w = jnp.conj(grad.astype(dtype)), weight.astype(dtype)
     channel, _ = view_sums(g, g, w, axes)
@@ -441,9 +412,8 @@ def _verify(
       seed: Of the choice between doubling and halving.
     """
     rng = np.random.default_rng(seed)
-    unscaled = [
-        jnp.ones(_shape_of_channels(leaf), leaf.array.dtype) for leaf in trained
-    ]
+    # Arrays of NumPy's: nothing is compiled to make them.
+    unscaled = [np.ones(_shape_of_channels(leaf), leaf.array.dtype) for leaf in trained]
     sums = problem.gradient_sums(*at)
     before = problem.scaled_loss(*at, unscaled)
     precisions: list[Any] = [jnp.finfo(x.dtype).eps for x in (before, *unscaled)]
@@ -458,7 +428,7 @@ def _verify(
         scaled = [*unscaled]
         # One shape for all views: the loss is compiled once.
         factors = np.broadcast_to(factors, unscaled[index].shape)
-        scaled[index] = jnp.asarray(factors, leaf.array.dtype)
+        scaled[index] = factors.astype(leaf.array.dtype)
         change = abs(float(problem.scaled_loss(*at, scaled)) - float(before))
         at_point = stack([sums[index]], leaf.array, leaf.axes)
         limit = change_at_threshold(merge(at_point, row.along), delta)

@@ -12,10 +12,12 @@ from optax_adamp import detect_scale_invariance
 from optax_adamp._axes import Axes
 from optax_adamp._inspect import detect
 from optax_adamp._inspect.evidence import Evidence
+from optax_adamp._inspect.perturb import perturb_leaf
 from optax_adamp._parameters import Parameter
 from optax_adamp.layouts._dimension_numbers import Reason
 
 AXES = Axes(reduction=(1,), output=(2,), view="auto")  # (batch, in, out)
+WORDS = np.array([1, 2], np.uint32)
 
 
 def leaf(array, axes=AXES, why="why", names=("w",)):
@@ -88,9 +90,7 @@ def test_perturbed_weights():
     """Half the variance of each channel is noise; what is not tested is scaled."""
     rng = np.random.default_rng(0)
     w = rng.normal(size=(2, 2000, 3)).astype("f4") * [[[0.01, 0.1, 0.0]], [[0.0] * 3]]
-    moved = detect._perturb_leaf(
-        jnp.asarray(w, jnp.float32), jax.random.key(0), axes=AXES
-    )
+    moved = perturb_leaf(jnp.asarray(w, jnp.float32), WORDS, axes=AXES)
     norms = np.linalg.norm(moved, axis=1)
     before = np.linalg.norm(w, axis=1)
     np.testing.assert_allclose(norms[0, :2], before[0, :2], rtol=0.1)
@@ -107,19 +107,19 @@ def test_perturbed_weights():
         assert cosine == pytest.approx(np.sqrt(0.5), abs=0.05)
 
     free = jnp.asarray(rng.normal(size=2000), jnp.float32)
-    factors = detect._perturb_leaf(free, jax.random.key(0), axes=None) / free
+    factors = perturb_leaf(free, WORDS, axes=None) / free
     assert 0.5 <= factors.min() < 0.51
     assert 1.49 < factors.max() <= 1.5
-    some = detect._perturb_leaf(jnp.array([0.0, 1.0]), jax.random.key(0), axes=None)
+    some = perturb_leaf(jnp.array([0.0, 1.0]), WORDS, axes=None)
     assert some[0] == 0
-    zeros = detect._perturb_leaf(jnp.zeros(2000), jax.random.key(0), axes=None)
+    zeros = perturb_leaf(jnp.zeros(2000), WORDS, axes=None)
     assert float(jnp.std(zeros)) == pytest.approx(1, rel=0.1)
 
 
 def test_noise_is_that_of_the_channel():
     """Not larger where a weight is."""
     w = np.tile([0.1, 3.0], 2000).astype("f4").reshape(1, -1, 1)
-    moved = detect._perturb_leaf(jnp.asarray(w), jax.random.key(0), axes=AXES)
+    moved = perturb_leaf(jnp.asarray(w), WORDS, axes=AXES)
     noise = np.asarray(moved - np.sqrt(0.5) * w).reshape(-1, 2)
     expected = np.sqrt(np.mean(w**2) / 2)
     np.testing.assert_allclose(noise.std(axis=0), expected, rtol=0.1)
@@ -130,7 +130,7 @@ def test_perturbed_complex_weights():
     rng = np.random.default_rng(0)
     real, imaginary = rng.normal(size=(2, 1, 4000, 1))
     w = jnp.asarray(real + 2j * imaginary, jnp.complex64)
-    moved = detect._perturb_leaf(w, jax.random.key(0), axes=AXES)
+    moved = perturb_leaf(w, WORDS, axes=AXES)
     noise = moved - np.sqrt(0.5) * w
     power = float(jnp.mean(jnp.abs(w) ** 2))
     for part in (noise.real, noise.imag):
@@ -141,9 +141,7 @@ def test_perturbed_complex_weights():
 @pytest.mark.parametrize("axes", [AXES, None])
 def test_perturbed_weights_keep_their_dtype(dtype, axes):
     with jax.numpy_dtype_promotion("strict"):
-        moved = detect._perturb_leaf(
-            jnp.ones((2, 3, 4), dtype), jax.random.key(0), axes=axes
-        )
+        moved = perturb_leaf(jnp.ones((2, 3, 4), dtype), WORDS, axes=axes)
     assert (moved.dtype, moved.shape) == (dtype, (2, 3, 4))
 
 
