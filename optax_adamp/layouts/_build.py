@@ -34,12 +34,16 @@ def build_layout(
     """
     overrides = overrides or {}
     unused = set(overrides)
+    # No other pattern matches more than the path that it is.
+    globs = [pattern for pattern in overrides if {*pattern} & {*"*?["}]
     layout = Layout()
     parameters = list(parameters)
     uncovered: list[ModelParameter] = []
     for parameter in parameters:
         path = join(parameter.path)
-        matching = [pattern for pattern in overrides if path_matches(path, pattern)]
+        matching = [pattern for pattern in globs if path_matches(path, pattern)]
+        if path in overrides:
+            matching.append(path)
         unused.difference_update(matching)
         override = _override(path, parameter.shape, overrides, matching)
         reading = override or parameter.reading

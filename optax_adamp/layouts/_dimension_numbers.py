@@ -18,7 +18,7 @@ from optax_adamp._trees import (
     may_match_below,
     path_matches,
 )
-from optax_adamp.layouts._layout import reason_of
+from optax_adamp.layouts._layout import reasons_of
 from optax_adamp.layouts._names import doubt_without_name, without_channels
 from optax_adamp.layouts._rules import Doubt, Reading, Rule, output_last
 
@@ -71,12 +71,13 @@ def resolve_dimension_numbers(
         way_out=_PART_OF_MODEL,
     )
     _check_patterns(entries, leaves)
+    reasons = functools.cache(functools.partial(reasons_of, description))
 
     def resolve(
         names: Names, leaf: Any, entry: Entry
     ) -> tuple[Axes | None, Callable[[], Reason]]:
         reading = _read(entry, names, leaf)
-        reason = functools.partial(_explain, description, names, entry, reading)
+        reason = functools.partial(_explain, reasons, names, entry, reading)
         if reading.spec is None:
             return None, reason
         place = functools.partial(_place, names, leaf)
@@ -88,14 +89,19 @@ def resolve_dimension_numbers(
     ]
 
 
-def _explain(description: Any, names: Names, entry: Entry, reading: Reading) -> Reason:
+def _explain(
+    reasons: Callable[[], dict[Names, str]],
+    names: Names,
+    entry: Entry,
+    reading: Reading,
+) -> Reason:
     why = reading.why
     if isinstance(entry.value, Rule) and reading.spec is not None:
         # Its arguments, which may be long, are the same for all that it covers.
         rule, _, _ = entry.value.name.partition("(")
         why = f"{rule}: {why}"
     elif entry.exact and not isinstance(entry.value, Rule):
-        why = reason_of(description, names) or why
+        why = reasons().get(names) or why
     warning = reading.warning
     return Reason(why, warning() if callable(warning) else warning)
 

@@ -102,14 +102,18 @@ def _is_entry(node: Any) -> bool:
     return node is None or is_spec(node)
 
 
-def reason_of(description: Any, names: Names) -> str | None:
-    """The reason for the leaf at a path, if the description holds one."""
-    if not names or not isinstance(description, Mapping):
-        return None
+def reasons_of(description: Any) -> dict[Names, str]:
+    """The reasons that a description holds, by the paths of its leaves.
+
+    All at once: a key may be no string, and each search for one would be a long one.
+    """
+    if not isinstance(description, Mapping):
+        return {}
     tree: Mapping[Any, Any] = description
-    key: Any = names[0]
-    if key not in tree:  # Or it is no string.
-        key = next((key for key in tree if str(key) == names[0]), None)
-    if len(names) > 1:
-        return reason_of(tree.get(key), names[1:])
-    return getattr(tree, "reasons", {}).get(key)
+    reasons = {
+        (str(key),): reason for key, reason in getattr(tree, "reasons", {}).items()
+    }
+    for key, child in tree.items():
+        for names, reason in reasons_of(child).items():
+            reasons[str(key), *names] = reason
+    return reasons
