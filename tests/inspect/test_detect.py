@@ -329,6 +329,28 @@ def test_one_trace_for_all_batches():
     detect_scale_invariance(counted, small_params(), small_batches())
 
 
+def test_as_many_programs_for_many_shapes_as_for_one(caplog):
+    """Perturbation, gradients with their sums, and the loss for a second opinion."""
+
+    def loss(params, batch):
+        outputs = [by_channel(batch[:, : len(w)], w) for w in params.values()]
+        return sum(jnp.sum(jnp.sin(x)) for x in outputs)
+
+    rng = np.random.default_rng(0)
+    sizes = [(3, 2), (3, 4), (4, 2), (5, 2), (5, 3)]
+    params = {str(size): rng.normal(size=size).astype("f4") for size in sizes}
+    params = jax.device_put(params)
+    caplog.clear()
+    with jax.log_compiles():
+        detect_scale_invariance(
+            loss, params, [rng.normal(size=(9, 6)).astype("f4")] * 8, verify=True
+        )
+    compiled = [
+        line for line in caplog.messages if line.startswith("Finished XLA compilation")
+    ]
+    assert len(compiled) == 3, compiled
+
+
 def test_one_batch_is_taken_at_the_given_weights():
     weight, gradient = np.asarray(normal(0, 6, 8)), np.asarray(normal(1, 6, 8))
     found = detect_scale_invariance(
