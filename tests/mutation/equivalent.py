@@ -103,12 +103,6 @@ _EQUIVALENT = {
             "call -> argument 0",
         ),
     ],
-    "Another generator draws other noise, as good.": [
-        (
-            'key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), draw)',
-            "without impl=",
-        ),
-    ],
     "The imaginary part of the product is zero.": [
         ("squares = jnp.real(jnp.conj(w) * w)", "call -> argument 0"),
     ],
