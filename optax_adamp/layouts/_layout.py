@@ -110,7 +110,7 @@ def reasons_of(description: Any) -> dict[Names, str]:
     if not isinstance(description, Mapping):
         return {}
     tree: Mapping[Any, Any] = description
-    reasons = {
+    reasons: dict[Names, str] = {
         (str(key),): reason for key, reason in getattr(tree, "reasons", {}).items()
     }
     for key, child in tree.items():
