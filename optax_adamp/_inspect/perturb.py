@@ -76,7 +76,7 @@ def _uniform(like: jax.Array, word: jax.Array) -> jax.Array:
     """Numbers from 0 to below 1, one for each place of an array.
 
     A counter with its bits mixed as at the end of MurmurHash3, which is noise enough.
-    Compilers take several times as long over the generators of JAX.
+    Compilers take longer over the generators of JAX.
     """
     # Place by place, so that an array in parts needs no counter as a whole.
     counter = jnp.zeros(like.shape, jnp.uint32)
