@@ -28,7 +28,7 @@ def perturb(
       draw: The number of this one.
     """
     words = [
-        np.random.SeedSequence((int(seed) % 2**64, draw, index)).generate_state(2)
+        np.random.SeedSequence((int(seed) % 2**64, draw, index)).generate_state(4)
         for index in range(len(weights))
     ]
     return _perturb_all(weights, words, axes=tuple(axes))
@@ -50,16 +50,15 @@ def _perturb_all(
 def perturb_leaf(
     weight: jax.Array, words: jax.Array, *, axes: Axes | None
 ) -> jax.Array:
-    """One weight, with noise that two words of 32 bits determine."""
+    """One weight, with noise that four words of 32 bits determine."""
+    # Compilers take long over JAX's default generator.
+    key: Any = jax.random.wrap_key_data(words, impl="rbg")
     dtype = dtype_of_sums(weight)
     w = weight.astype(dtype)
-    factors = 0.5 + _uniform(w, words[0])
-    noise = math.sqrt(12) * (factors - 1)
-    if jnp.iscomplexobj(w):
-        imaginary = math.sqrt(12) * (_uniform(w, words[1]) - 0.5)
-        noise = math.sqrt(0.5) * jax.lax.complex(noise, imaginary)
+    noise = _noise(key, w)
     if axes is None:
         # Numbers that must be positive, such as a temperature, stay so.
+        factors = jax.random.uniform(key, w.shape, minval=0.5, maxval=1.5)
         moved = jnp.where(jnp.any(w != 0), w * factors.astype(dtype), noise)
     else:
         squares = jnp.real(jnp.conj(w) * w)
@@ -72,24 +71,11 @@ def perturb_leaf(
     return moved.astype(weight.dtype)
 
 
-def _uniform(like: jax.Array, word: jax.Array) -> jax.Array:
-    """Numbers from 0 to below 1, one for each place of an array.
-
-    A counter with its bits mixed as at the end of MurmurHash3, which is noise enough.
-    Compilers take longer over the generators of JAX.
-    """
-    # Place by place, so that an array in parts needs no counter as a whole.
-    counter = jnp.zeros(like.shape, jnp.uint32)
-    for axis in range(like.ndim):
-        stride = np.uint32(math.prod(like.shape[axis + 1 :]) % 2**32)
-        places = jax.lax.broadcasted_iota(jnp.uint32, like.shape, axis)
-        counter += stride * places
-    bits = _mix(_mix(counter) ^ word)
-    # As many bits as float32 holds.
-    return (bits >> 8).astype(jnp.real(like).dtype) * 2.0**-24
-
-
-def _mix(bits: jax.Array) -> jax.Array:
-    bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
-    bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
-    return bits ^ (bits >> 16)
+def _noise(key: jax.Array, like: jax.Array) -> jax.Array:
+    """Of variance one, and uniform: what makes it normal takes long to compile."""
+    bound = math.sqrt(3)
+    if jnp.iscomplexobj(like):
+        shape = (2, *like.shape)
+        parts = jax.random.uniform(key, shape, like.real.dtype, -bound, bound)
+        return math.sqrt(0.5) * jax.lax.complex(*parts)
+    return jax.random.uniform(key, like.shape, like.dtype, -bound, bound)

@@ -17,7 +17,7 @@ from optax_adamp._parameters import Parameter
 from optax_adamp.layouts._dimension_numbers import Reason
 
 AXES = Axes(reduction=(1,), output=(2,), view="auto")  # (batch, in, out)
-WORDS = np.array([1, 2], np.uint32)
+WORDS = np.arange(4, dtype=np.uint32)
 
 
 def leaf(array, axes=AXES, why="why", names=("w",)):
