@@ -74,17 +74,12 @@ def project(
     if axes is None or w.size == 0:
         along_w = weight_decay
     else:
-        channel, layer = view_sums(u, g, w, axes)
-        chosen = choose_view(channel, layer, axes, delta=delta, eps=eps)
-        radial = jnp.where(
-            chosen.channel,
-            # One number for each channel. Without the barrier XLA takes it into the
-            # loop over all weights, and divides once for each of them.
-            jax.lax.optimization_barrier(_radial_part(channel, eps)),
-            jnp.where(chosen.layer, _radial_part(layer, eps), 0.0),
+        radial, is_projected = (
+            _radial_if_it_passes(u, g, w, axes, delta=delta, eps=eps)
+            if axes.view == "auto"
+            else _radial_of_fixed_view(u, w, axes, eps)
         )
-        ratio = jnp.where(chosen.channel | chosen.layer, wd_ratio, 1.0)
-        along_w = weight_decay * ratio - radial
+        along_w = weight_decay * jnp.where(is_projected, wd_ratio, 1.0) - radial
     projected = (u + along_w * w).astype(jnp.result_type(update))
     # Near the largest number, what moves along w can push an entry out of range. Such
     # an entry keeps the update of the base optimizer.
@@ -114,18 +109,59 @@ def real_like(array: jax.Array, number: jax.typing.ArrayLike) -> jax.typing.Arra
     return jnp.asarray(number, jnp.real(array).dtype)
 
 
+def _radial_if_it_passes(
+    u: jax.Array,
+    g: jax.Array,
+    w: jax.Array,
+    axes: Axes,
+    *,
+    delta: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+) -> tuple[jax.Array, jax.Array]:
+    """What to remove, as a multiple of the weight, and where something is removed."""
+    channel, layer = view_sums(u, g, w, axes)
+    chosen = choose_view(channel, layer, axes, delta=delta, eps=eps)
+    radial = jnp.where(
+        chosen.channel,
+        # One number for each channel. Without the barrier XLA takes it into the loop
+        # over all weights, and divides once for each of them.
+        jax.lax.optimization_barrier(_radial_part(channel.uw, channel.ww, eps)),
+        jnp.where(chosen.layer, _radial_part(layer.uw, layer.ww, eps), 0.0),
+    )
+    return radial, chosen.channel | chosen.layer
+
+
+def _radial_of_fixed_view(
+    u: jax.Array, w: jax.Array, axes: Axes, eps: jax.typing.ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """The same where nothing is tested: two sums of each vector, and no gradient.
+
+    A vector whose sums are out of range keeps its update. The others need not know,
+    which spares a GPU one more kernel and devices a message.
+    """
+    along, mesh_axes = axes.reduction, axes.reduction_mesh
+    if axes.view == "layer":
+        along, mesh_axes = along + axes.output, mesh_axes + axes.output_mesh
+    uw, ww = _over_mesh((_inner(u, w, along), _inner(w, w, along)), mesh_axes)
+    radial = _radial_part(uw, ww, eps)
+    is_known = jnp.isfinite(radial)
+    return jnp.where(is_known, radial, 0.0), is_known
+
+
+def _inner(a: jax.Array, b: jax.Array, along: tuple[int, ...]) -> jax.Array:
+    """Inner products along some axes; a complex number counts as two real ones."""
+    return jnp.sum(jnp.real(jnp.conj(a) * b), axis=along, keepdims=True)
+
+
 def view_sums(
     u: jax.Array, g: jax.Array, w: jax.Array, axes: Axes
 ) -> tuple[Sums, Sums]:
     """The sums of the channel view and, from them, those of the layer view."""
 
     def inner(a: jax.Array, b: jax.Array) -> jax.Array:
-        # A complex number counts as two real ones.
-        products = jnp.real(jnp.conj(a) * b)
-        sums = jnp.sum(products, axis=axes.reduction, keepdims=True)
         # The sums of the layer are made of these, see below. Without the barrier XLA
         # sums over both axes at once instead, and reads all arrays a second time.
-        return jax.lax.optimization_barrier(sums)
+        return jax.lax.optimization_barrier(_inner(a, b, axes.reduction))
 
     # Without a sign: XLA for CPUs would see that Adam squares the gradient as well, and
     # keep all the squares in memory for both.
@@ -158,7 +194,7 @@ def choose_view(
     """The first view all of whose vectors look scale-invariant, unless one is fixed."""
 
     def passes(view: str, sums: Sums) -> jax.Array:
-        projectable = jnp.isfinite(_radial_part(sums, eps))
+        projectable = jnp.isfinite(_radial_part(sums.uw, sums.ww, eps))
         if axes.view == "auto":
             return projectable & _looks_scale_invariant(sums, delta, eps)
         return projectable & (axes.view == view)
@@ -210,9 +246,9 @@ def threshold(sums: Sums, delta: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     return delta / math.sqrt(length)
 
 
-def _radial_part(sums: Sums, eps: jax.typing.ArrayLike) -> jax.Array:
+def _radial_part(uw: jax.Array, ww: jax.Array, eps: jax.typing.ArrayLike) -> jax.Array:
     """The radial part of the update as a multiple of the weight."""
-    return _divide(sums.uw, (root(sums.ww) + eps) ** 2)
+    return _divide(uw, (root(ww) + eps) ** 2)
 
 
 # A derivative that is infinite is NaN once it is multiplied by zero, also where another
