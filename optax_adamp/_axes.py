@@ -26,7 +26,8 @@ class ProjectionDimensionNumbers(NamedTuple):
       output_axis: The axis or axes that index the channels.
       view: `"auto"` tests at every step whether the channels, or else the whole layer,
         look scale-invariant, as published. `"channel"` and `"layer"` fix the view
-        without a test, for a weight known to be scale-invariant.
+        without a test, for a weight known to be scale-invariant; a step then takes
+        two sums of each vector in the place of four, and compiles sooner.
 
     Example:
       Kernels of Flax's attention have the shape (features, heads, head size):

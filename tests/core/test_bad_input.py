@@ -221,6 +221,19 @@ def test_finite_where_the_base_optimizer_is(dtype, view):
             assert jnp.isfinite(result).all()
 
 
+@pytest.mark.parametrize("view", ["channel", "layer"])
+def test_vectors_out_of_range_keep_the_update_under_a_fixed_view(view):
+    """The norm of the second channel, and so that of the layer, is beyond float32."""
+    weight = jnp.array([[1.0, 1e20], [1.0, 1e20]])
+    update = jnp.array([[3.0, 3.0], [1.0, 1.0]])
+    tx = optax_adamp.scale_by_projection(
+        dimension_numbers=Spec(0, 1, view), weight_decay=0.0
+    )
+    result, _ = tx.update(update, tx.init(weight), weight, grad=jnp.ones((2, 2)))
+    first = [1.0, -1.0] if view == "channel" else [3.0, 1.0]
+    np.testing.assert_allclose(result, np.transpose([first, [3.0, 1.0]]), rtol=1e-6)
+
+
 def test_norm_that_overflows_is_not_scale_invariant():
     """A gradient orthogonal to the weight, whose norm is too large for float32."""
     weight = jnp.array([[1.0], [1.0]])
