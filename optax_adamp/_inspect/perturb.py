@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def perturb_leaf(
 ) -> jax.Array:
     """One weight, with noise that four words of 32 bits determine."""
     # Compilers take long over JAX's default generator.
-    key: Any = jax.random.wrap_key_data(words, impl="rbg")
+    key = cast("jax.Array", jax.random.wrap_key_data(words, impl="rbg"))
     dtype = dtype_of_sums(weight)
     w = weight.astype(dtype)
     noise = _noise(key, w)

@@ -65,7 +65,7 @@ _EQUIVALENT = {
         ),
         ("row, change, rounding + limit, abs(float(before))", "call -> argument 0"),
         (
-            "return float(np.mean(differences)), float(stdtrit(n - 1, 0.975) * "
+            "return float(np.mean(values)), float(stdtrit(n - 1, 0.975) * "
             "standard_error)",
             "call -> argument 0",
         ),
@@ -86,10 +86,6 @@ _EQUIVALENT = {
         ("elements = seen.shape[:-1]", "without USub"),
         ("unseen=np.sum(seen < least, axis=-1),", "without USub"),
         ("invariant=np.sum(is_invariant, axis=-1),", "without USub"),
-        (
-            "predictions = jnp.argmax(model(data.test_images, train=False), axis=-1)",
-            "without USub",
-        ),
     ],
     "Each batch has as many channels.": [
         ("channels = sums.ww[0].size", "0 -> 1"),
@@ -111,9 +107,6 @@ _EQUIVALENT = {
     ],
     "The values of a dict can be counted and gone through again.": [
         ("layout.evidence = evidence_table(list(rows.values()))", "call -> argument 0"),
-    ],
-    "A quarter is what scikit-learn takes by default.": [
-        ("train, test = train_test_split(", "without test_size="),
     ],
     "Without its witness a box gets a new one once its module has run.": [
         (
