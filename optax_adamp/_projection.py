@@ -191,7 +191,10 @@ def choose_view(
     delta: jax.typing.ArrayLike,
     eps: jax.typing.ArrayLike,
 ) -> Chosen:
-    """The first view all of whose vectors look scale-invariant, unless one is fixed."""
+    """The first view all of whose vectors look scale-invariant.
+
+    Of a fixed view it tells whether all vectors are in range, and so projected.
+    """
 
     def passes(view: str, sums: Sums) -> jax.Array:
         projectable = jnp.isfinite(_radial_part(sums.uw, sums.ww, eps))
