@@ -63,7 +63,10 @@ def table(kept: Iterable[dict[str, Any]]) -> str:
 
 
 def clearest(kept: Iterable[dict[str, Any]]) -> str:
-    """Markdown: of each experiment the comparison furthest from no difference."""
+    """Markdown: of each experiment the clearest gain and the clearest loss.
+
+    Where no difference was seen at all, the comparison that came nearest to one.
+    """
 
     def clearness(row: Mapping[str, Any]) -> float:
         low, high = row["interval"]
@@ -74,12 +77,16 @@ def clearest(kept: Iterable[dict[str, Any]]) -> str:
         "|---|---|---|---|---|",
     ]
     for result in kept:
-        row = max(result["comparisons"], key=clearness)
-        name = result["experiment"]
-        rows.append(
-            f"| [{result['task']}](notebooks/{name}.ipynb); {result['metric']} "
-            f"| {_compared(row)} | {row['verdict']} |"
+        experiment = (
+            f"[{result['task']}](notebooks/{result['experiment']}.ipynb); "
+            f"{result['metric']}"
         )
+        in_order = sorted(result["comparisons"], key=clearness, reverse=True)
+        first = {row["verdict"]: row for row in reversed(in_order)}
+        seen = [first[verdict] for verdict in ("better", "worse") if verdict in first]
+        for row in seen or in_order[:1]:
+            rows.append(f"| {experiment} | {_compared(row)} | {row['verdict']} |")
+            experiment = ""
     return "\n".join(rows) + "\n"
 
 
