@@ -131,8 +131,8 @@ def test_pages_show_the_notebooks_own_results():
         assert text == page.read_text()
 
 
-def test_clearest_is_what_differs_most_beside_its_interval():
-    def row(ours, difference, interval):
+def test_clearest_gain_and_loss_beside_their_intervals():
+    def row(ours, difference, interval, verdict):
         return {
             "baseline": "a",
             "ours": ours,
@@ -140,16 +140,26 @@ def test_clearest_is_what_differs_most_beside_its_interval():
             "mean": 1.0 + difference,
             "difference": difference,
             "interval": interval,
-            "verdict": "some",
+            "verdict": verdict,
         }
 
-    rows = [row("wide", 3.0, [0.5, 5.5]), row("worse", -1.0, [-1.2, -0.8])]
-    result = {"experiment": "x", "task": "t", "metric": "m", "comparisons": rows}
-    *_, shown = summary.clearest([result]).splitlines()
-    assert shown == (
-        "| [t](notebooks/x.ipynb); m | a → worse | 1.00 → 0.00 "
-        "| -1.00 [-1.20, -0.80] | some |"
-    )
+    def shown(*rows):
+        result = {"experiment": "x", "task": "t", "metric": "m", "comparisons": rows}
+        _, _, *lines = summary.clearest([result]).splitlines()
+        return lines
+
+    wide = row("wide", 3.0, [0.5, 5.5], "better")
+    narrow = row("narrow", 2.0, [1.5, 2.5], "better")
+    loss = row("loss", -1.0, [-1.2, -0.8], "worse")
+    unseen = row("unseen", 0.1, [-0.2, 0.4], "no difference seen")
+    less = row("less", 0.1, [-0.9, 1.1], "no difference seen")
+    assert shown(loss, wide, unseen, narrow) == [
+        "| [t](notebooks/x.ipynb); m | a → narrow | 1.00 → 3.00 "
+        "| +2.00 [+1.50, +2.50] | better |",
+        "|  | a → loss | 1.00 → 0.00 | -1.00 [-1.20, -0.80] | worse |",
+    ]
+    (line,) = shown(less, unseen)
+    assert "a → unseen" in line
 
 
 def test_every_notebook_is_in_the_list():
