@@ -151,7 +151,7 @@ def test_a_detected_layout_is_a_layout_with_typed_evidence():
 
 
 def wrong_arguments() -> None:
-    """Never called."""
+    """Never called. Each comment asserts an error: pyright reports one too many."""
     adamp, sgdp = optax_adamp.adamp, optax_adamp.sgdp
     adamp()  # pyright: ignore[reportCallIssue]
     adamp("1e-3")  # pyright: ignore[reportArgumentType]
