@@ -173,7 +173,9 @@ def test_sums_in_bfloat16_would_have_decided_otherwise():
 # JAX's strict mode, and floats that have no promotion
 
 
-@pytest.mark.parametrize("mode", ["strict", "standard"])
+@pytest.mark.parametrize(
+    "mode", ["strict", pytest.param("standard", marks=pytest.mark.nightly)]
+)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
 def test_without_implicit_promotion(dtype, mode):
     """Steps and figures are those of float32 on the same numbers, rounded once."""

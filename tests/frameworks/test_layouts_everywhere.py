@@ -68,6 +68,7 @@ FORMS = {
     "stacked rule": Form(layouts.stacked(layouts.output_last, axis=-1), stack, unstack),
     "layout": Form(make_layout()),
 }
+NIGHTLY = pytest.mark.nightly
 with_every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
@@ -98,7 +99,13 @@ def test_the_default_would_not_do(store):
     training.assert_kernels_differ(trained, training.plainly_trained(adamp), ["first"])
 
 
-@with_every_form
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(form, id=name, marks=() if name == "layout" else NIGHTLY)
+        for name, form in FORMS.items()
+    ],
+)
 @pytest.mark.parametrize("wrapper", TRANSPARENT)
 def test_wrapper(wrapper, form):
     trained = train(TRANSPARENT[wrapper](make(form)), form, jit=wrapper in HAVE_COND)

@@ -445,6 +445,7 @@ def test_steps_of_a_scan_and_models_of_a_vmap_stay_apart():
     grad, param, update = (tree["stacked"] for tree in draw())
     scales = jnp.arange(1.0, 4)
 
+    @jax.jit
     def measure_scaled(scale):
         return measure_stacked(grad + 0.1 * scale * param, scale * param, update)
 
@@ -454,8 +455,9 @@ def test_steps_of_a_scan_and_models_of_a_vmap_stay_apart():
     by_scan = jax.jit(lambda: jax.lax.scan(body, None, scales)[1])().scalars()
     by_vmap = jax.vmap(jax.vmap(measure_scaled))(jnp.stack([scales, scales])).scalars()
 
+    one_by_one = [measure_scaled(scale).scalars() for scale in scales]
     for name, value in by_scan.items():
-        expected = [measure_scaled(scale).scalars()[name] for scale in scales]
+        expected = [scalars[name] for scalars in one_by_one]
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(by_vmap[name], [value] * 2, rtol=1e-5, atol=1e-6)
     assert len({float(norm) for norm in by_scan["(root)/weight_norm"]}) == 3

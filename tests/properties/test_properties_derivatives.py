@@ -151,7 +151,13 @@ def draw_all():
     return map(np.stack, zip(*map(draw, PARAMS), strict=True))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly if "nesterov" in name else ())
+        for name in OPTIMIZERS
+    ],
+)
 def test_of_the_optimizers(name):
     """All kinds of params, with decay and without."""
     optimizer, arguments = OPTIMIZERS[name]

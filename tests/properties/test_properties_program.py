@@ -31,6 +31,7 @@ def data_of(letters):
     return floats(EXAMPLES, *[SIZE] * len(inputs_of(letters)[1:]))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", WAYS)
 @given(letters=st.sampled_from(["ro", "spaorb"]), axis=st.integers(0, 5))
 def test_ways_mean_the_same(name, letters, axis):

@@ -23,20 +23,25 @@ def assert_sharded(tree, expected):
     jax.tree.map(check, tree, expected)
 
 
+EVERY_DAY = [((8,), AxisType.Explicit)]
+
+
 @pytest.mark.parametrize(
     ("optimizer", "mesh_shape", "axis_type"),
     [
         *[
             pytest.param(
                 *(adamp, mesh_shape, axis_type),
-                marks=() if mesh_shape == (8,) else pytest.mark.nightly,
+                marks=()
+                if (mesh_shape, axis_type) in EVERY_DAY
+                else pytest.mark.nightly,
             )
             for mesh_shape in steps.MESHES
             for axis_type in (AxisType.Auto, AxisType.Explicit)
         ],
         # What differs from AdamP knows nothing of axes.
         (sgdp, (4, 2), AxisType.Auto),
-        (sgdp, (2, 2, 2), AxisType.Explicit),
+        pytest.param(*(sgdp, (2, 2, 2), AxisType.Explicit), marks=pytest.mark.nightly),
     ],
 )
 def test_steps(optimizer, mesh_shape, axis_type):
