@@ -70,24 +70,36 @@ class Mutation:
         return True
 
     def runs(self) -> list[Run]:
-        """What each test runs; only new tests run, if a file says it of the others."""
+        """What each test runs; only new tests run, if a file says it of the others.
+
+        The tests of a file share a process, or it would take hours. What is traced or
+        drawn once for them all shows in the first of them alone: a mutant may so meet
+        fewer tests than run it.
+        """
         path = self.arguments.coverage or self.logs / "coverage"
-        known = {run.test: run for run in read_runs(path)}
+        known = {run.test for run in read_runs(path)}
+        files: dict[str, list[str]] = defaultdict(list)
+        for test in self.tests.items:
+            if test not in known:
+                files[test.partition("::")[0]].append(test)
 
-        def work(test: str) -> int:
-            run = self.tests.run_of(test, self.modules.values())
-            if run is None:
-                return 1
-            append(path, run)
-            return 0
+        def work(file: str) -> int:
+            failed = 0
+            for test in files[file]:
+                run = self.tests.run_of(test, self.modules.values())
+                if run is None:
+                    print(f"Fails without a change, left out: {test}")
+                    failed = 1
+                else:
+                    append(path, run)
+            return failed
 
-        new = [test for test in self.tests.items if test not in known]
         limit = self.arguments.longest
-        for test, status, text in in_children(new, work, self.logs, lambda _: limit):
+        for file, status, text in in_children(files, work, self.logs, lambda _: limit):
             if status > 0:
-                print(f"{text}\nFails without a change, left out: {test}", flush=True)
+                print(text, flush=True)
             if status < 0:
-                print(f"Takes longer than {limit} s, left out: {test}", flush=True)
+                print(f"Takes longer than {limit} s, left out: {file}", flush=True)
         return [run for run in read_runs(path) if run.test in self.tests.items]
 
     def kill(self) -> None:
@@ -145,7 +157,7 @@ class Mutation:
 
     def limit(self, job: Job) -> float:
         """Seconds after which a mutant counts as one that never ends."""
-        return 20 + 5 * sum(self.covering.runs[test].seconds for test in job.tests)
+        return 60 + 5 * sum(self.covering.runs[test].seconds for test in job.tests)
 
 
 def keep_programs(folder: Path) -> None:
@@ -191,7 +203,7 @@ def main() -> None:
         "--seconds", type=float, default=60, help="of tests that a mutant must survive"
     )
     parser.add_argument(
-        "--longest", type=float, default=120, help="seconds of a test that is not used"
+        "--longest", type=float, default=1200, help="seconds a file's tests may take"
     )
     parser.add_argument(
         "--coverage", type=Path, help="a file that keeps which test runs which line"

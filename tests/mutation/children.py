@@ -104,6 +104,7 @@ class Tests:
         files = {str(module.path): module.name for module in modules}
         recorder = coverage.Coverage(data_file=None, include=list(files))
         start = time.perf_counter()
+        self.session.testsfailed = 0
         with recorder.collect():
             failing = self.first_failing([test])
         seconds = time.perf_counter() - start

@@ -11,7 +11,7 @@ from mutants import Module, Mutant
 
 
 class Run(NamedTuple):
-    """What one test did, alone in a process."""
+    """What one test did, after the others of its file."""
 
     test: str
     seconds: float
@@ -22,11 +22,7 @@ class Covering:
     """Finds the tests that may notice a mutant."""
 
     def __init__(self, modules: Mapping[str, Module], runs: Sequence[Run]):
-        # Of every process; in one that runs many tests each takes less.
-        start = min((run.seconds for run in runs), default=0.0) - 0.005
-        self.runs = {
-            run.test: run._replace(seconds=run.seconds - start) for run in runs
-        }
+        self.runs = {run.test: run for run in runs}
         self._modules = modules
         self._tests: dict[tuple[str, int], set[str]] = defaultdict(set)
         for run in self.runs.values():
