@@ -17,15 +17,34 @@ from optax_adamp._demo import cli, data, demo, model, picture
 from optax_adamp._demo.optimizers import OPTIMIZERS
 
 PAIR = ["adamw", "adamp"]
-SEEDS, STEPS = 2, 84  # In its only epoch.
+SEEDS = 2
 RATE = 2  # The place of one that both train well with.
 CHANNELS = (1, 16, 16)  # Compiles sooner than what users see.
+STEPS = 7  # The first of an epoch.
+
+
+def few_images(load=data.load):
+    train, *held_out = load()
+    few = train.images[: 32 * STEPS + 1], train.labels[: 32 * STEPS + 1]
+    rest = [data.Split(split.images[:60], split.labels[:60]) for split in held_out]
+    return data.Data(data.Split(*few), *rest)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """What a short run of a pair prints, finds and draws."""
-    folder = tmp_path_factory.mktemp("demo") / "made" / "by the demo"
+    """What a few steps of a pair print, find and draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", few_images)
+        return run_demo(tmp_path_factory.mktemp("demo") / "made" / "by the demo")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The same of a whole epoch, in which they learn."""
+    return run_demo(tmp_path_factory.mktemp("trained"))
+
+
+def run_demo(folder):
     histories = {}
     run = demo.run
 
@@ -51,7 +70,6 @@ def finished(tmp_path_factory):
 # What it prints
 
 
-@pytest.mark.nightly
 def test_begins_with_a_plan_ends_with_the_picture_and_fits_a_terminal(finished):
     stdout, _, path = finished
     plan = " ".join(stdout.split("\n\n")[0].split())
@@ -62,7 +80,6 @@ def test_begins_with_a_plan_ends_with_the_picture_and_fits_a_terminal(finished):
     assert max(map(len, lines)) < 80
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("name", PAIR)
 def test_table_agrees_with_the_history(finished, name):
     stdout, histories, _ = finished
@@ -91,12 +108,11 @@ def test_table_agrees_with_the_history(finished, name):
 # What it measures
 
 
-@pytest.mark.nightly
 def test_history_is_that_of_a_plain_training_loop(finished, monkeypatch):
     _, histories, _ = finished
     monkeypatch.setattr(model, "CHANNELS", CHANNELS)
     seed, rate = 1, OPTIMIZERS["adamp"].rates[RATE]
-    images, labels = data.load().train
+    images, labels = few_images().train
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     network = model.ConvNet(rngs=nnx.Rngs(init_key))
     tx = OPTIMIZERS["adamp"].make(optax.cosine_decay_schedule(rate, STEPS))
@@ -120,8 +136,7 @@ def test_history_is_that_of_a_plain_training_loop(finished, monkeypatch):
     start = kernels()
     moved = []
     order = jax.random.permutation(jax.random.fold_in(batch_key, 0), len(labels))
-    size = len(labels) // STEPS
-    for batch in np.split(np.asarray(order[: STEPS * size]), STEPS):
+    for batch in np.split(np.asarray(order[:-1]), STEPS):
         before = directions()
         train_step(network, optimizer, images[batch], labels[batch])
         moved += [
@@ -132,7 +147,7 @@ def test_history_is_that_of_a_plain_training_loop(finished, monkeypatch):
         np.sqrt(np.sum(new**2) / np.sum(old**2))
         for old, new in zip(start, kernels(), strict=True)
     ]
-    test = data.load().test
+    test = few_images().test
     right = np.argmax(network(test.images, train=False), axis=1) == test.labels
 
     history = histories["adamp"]
@@ -146,8 +161,8 @@ def test_history_is_that_of_a_plain_training_loop(finished, monkeypatch):
 
 
 @pytest.mark.nightly
-def test_projection_holds_norms_and_steps(finished):
-    _, histories, _ = finished
+def test_projection_holds_norms_and_steps(trained):
+    _, histories, _ = trained
     plain, held = (histories[name] for name in PAIR)
     assert np.all(plain.norm_growth[0] == 1)
     assert np.all(held.norm_growth[1] > 1)
@@ -157,8 +172,8 @@ def test_projection_holds_norms_and_steps(finished):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", PAIR)
-def test_all_learn_and_no_two_seeds_or_rates_are_the_same(finished, name):
-    _, histories, _ = finished
+def test_all_learn_and_no_two_seeds_or_rates_are_the_same(trained, name):
+    _, histories, _ = trained
     history = histories[name]
     shape = (len(OPTIMIZERS[name].rates), SEEDS)
     for split in (history.validation, history.test):
@@ -237,7 +252,6 @@ def test_no_optimizer_decays_weights_and_sgds_have_momentum(name):
 # What it draws
 
 
-@pytest.mark.nightly
 def test_picture_has_both_optimizers_in_all_panels(finished):
     *_, path = finished
     assert path.stat().st_size < 200_000
