@@ -142,6 +142,18 @@ def on_a_mesh(x, w):
     )(x, w)
 
 
+def gathered(x, w):
+    """Each device holds some rows of the kernel, and collects the others."""
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",))
+    split = PartitionSpec("data")
+    return jax.shard_map(
+        lambda x, w: x @ lax.all_gather(w, "data", tiled=True),
+        mesh=mesh,
+        in_specs=split,
+        out_specs=split,
+    )(x, w)
+
+
 CALLS = {
     "jit": program(jax.jit(lambda x, w: x @ w), X, w="r4 o6"),
     "remat": program(jax.checkpoint(layer), X, w="r4 o6"),
@@ -170,6 +182,10 @@ CALLS = {
     "custom_jvp": program(swish, X, w="r4 o6"),
     "custom_vjp": program(product, X, w="r4 o6"),
     "shard_map": program(on_a_mesh, X, w="r4 o6"),
+    "gathered in shard_map": program(gathered, X, w="r4 o6"),
+    "branch chosen by a weight": program(
+        lambda x, w: lax.cond(w[0, 0] > 0, jnp.tanh, jnp.sin, x), X, w="-4 -6"
+    ),
 }
 
 

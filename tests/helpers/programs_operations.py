@@ -65,6 +65,11 @@ PRODUCTS = {
     "groups of tokens": program(
         lambda x, sizes, w: lax.ragged_dot(x, w, sizes), X, indices(3), w="b3 r4 o6"
     ),
+    "groups of tokens, their kernels chosen": program(
+        lambda x, sizes, which, w: lax.ragged_dot(x, w[which], sizes),
+        *(X, indices(3), indices(3)),
+        w="b9 r4 o6",
+    ),
 }
 
 MOVED = {
@@ -247,6 +252,14 @@ CONVOLUTIONS = {
     ),
     "transposed": program(
         lambda x, w: transpose_convolve(x, w, False), IMAGES, w="r3 r3 r4 o6"
+    ),
+    "kernel chosen by data": program(
+        lambda x, which, w: convolve(x, w[which]), IMAGES, indices(), w="b5 r3 r3 r4 o6"
+    ),
+    "kernel made by data": program(
+        lambda x, y, w: convolve(x, jnp.einsum("i,ihwco->hwco", y, w)),
+        *(IMAGES, floats(5)),
+        w="r5 o3 o3 o4 o6",
     ),
     "transposed with its kernel": program(
         lambda x, w: transpose_convolve(x, w, True), IMAGES, w="r3 r3 o6 r4"

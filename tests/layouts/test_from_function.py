@@ -270,6 +270,28 @@ def test_axis_with_two_roles():
     assert line(block_diagonal, "einsum") in message
 
 
+def refilled(params, x):
+    """Rows of another length, which share the entries of old rows."""
+    return x @ params["w"].reshape(4, 9)
+
+
+def test_axis_that_is_cut_anew():
+    message = error(refilled, {"w": floats(6, 6)}, X)
+    assert "a part of axis 0 is output, another is reduction" in message
+
+
+def shifted_by_a_product(params, x):
+    return x + params["left"] @ params["right"]
+
+
+def test_product_of_parameters_that_meets_data_entry_by_entry():
+    params = {"left": floats(8, 3), "right": floats(3, 4)}
+    message = error(shifted_by_a_product, params, X)
+    for shape in ("left: an array of shape (8, 3)", "right: an array of shape (3, 4)"):
+        problem = "it is multiplied with another parameter before it meets data"
+        assert f"{shape}: {problem}" in message
+
+
 def orthogonalized(params, x):
     q, _ = jnp.linalg.qr(params["nested"]["w"])
     return x @ q

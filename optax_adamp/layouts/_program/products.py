@@ -81,6 +81,22 @@ def _is_input_contracted(value: Value, reduction: Sequence[int]) -> bool:
     return not left or any(track.axes_at(*reduction) for track in left)
 
 
+def _contract_kernel(
+    operation: Operation,
+    kernel: Value,
+    reduction: Sequence[int],
+    shared: Sequence[int],
+    other: Value,
+) -> None:
+    """A kernel of parameters meets data; those that data made may be rows, or not."""
+    if kernel.is_weight:
+        operation.contract(kernel, reduction, shared)
+    elif any(track.equation for track in kernel.tracks):
+        operation.combine(kernel)
+    else:
+        _contract_rows(operation, kernel, reduction, shared, other)
+
+
 def _contract_rows(
     operation: Operation,
     rows: Value,
@@ -261,10 +277,7 @@ def _ragged_dot(operation: Operation, values: list[Value]) -> list[Value]:
     else:
         (_, reduction), (_, shared) = numbers.dot_dimension_numbers
         shared = [*shared, *numbers.rhs_group_dimensions]
-    if right.is_data:
-        operation.combine(right)
-    else:
-        operation.contract(right, reduction, shared)
+    _contract_kernel(operation, right, reduction, shared, left)
     return operation.data()
 
 
@@ -286,11 +299,8 @@ def _convolution(operation: Operation, values: list[Value]) -> list[Value]:
     operation.combine(left)
     if operation.params["batch_group_count"] > 1:
         return operation.unknown([right], " with groups of examples")
-    if right.is_data:
-        operation.combine(right)
-    else:
-        output, inputs, *window = kernel
-        if operation.is_derivative:
-            output, inputs = inputs, output
-        operation.contract(right, [inputs, *window])
+    output, inputs, *window = kernel
+    if operation.is_derivative:
+        output, inputs = inputs, output
+    _contract_kernel(operation, right, [inputs, *window], [], left)
     return operation.data()
