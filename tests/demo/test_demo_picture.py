@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from optax_adamp._demo import picture
@@ -57,6 +58,16 @@ def test_panels_show_means_over_seeds():
         np.testing.assert_allclose(norm[color], growths)
         np.testing.assert_allclose(step[color], [[1, middle * mean]])
     assert by_rate[picture.COLORS["adamw"]][0] != by_rate[picture.COLORS["sgdp"]][0]
+
+
+def test_ticks_that_have_no_room_for_a_number_have_none():
+    close = {"adamw": history([[1, 1], [2, 4]], [[0.01, 0.01]])}
+    figure = drawn(close)
+    FigureCanvasAgg(figure).draw()
+    by_step = figure.axes[1].xaxis
+    assert {label.get_text() for label in by_step.get_minorticklabels()} == {""}
+    numbers = [label.get_text() for label in by_step.get_majorticklabels()]
+    assert "0.03" in numbers
 
 
 def test_every_optimizer_has_its_color_and_axes_name_the_rates():

@@ -407,6 +407,12 @@ def _warning(path, shape):
     return row.warning
 
 
+def test_a_layer_of_haiku_far_below_an_embedding_is_not_in_doubt():
+    """Its module has one name, with slashes."""
+    (row,) = describe({"embedding/mixer/linear": {"mix": shape_of(64, 64)}})
+    assert row.warning == ""
+
+
 def test_specs_are_not_in_doubt():
     params = {"embedding": shape_of(100, 16), "heads": shape_of(16, 2, 8)}
     specs = {"embedding": FIRST, "heads": ProjectionDimensionNumbers(0, (1, 2))}

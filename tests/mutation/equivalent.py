@@ -35,6 +35,13 @@ _EQUIVALENT = {
     "Nobody changes the set.": [
         ("return frozenset(found)", "call -> argument 0"),
     ],
+    "Its truth alone counts.": [
+        ("is_lookup = bool(picked) and (", "call -> argument 0"),
+        (
+            "indices.is_data or bool(indices.tracks) or any(indices.varies)",
+            "call -> argument 0",
+        ),
+    ],
     "Both are false.": [
         ('return ""', "return None"),
     ],

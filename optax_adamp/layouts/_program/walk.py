@@ -175,8 +175,8 @@ class Operation:
     @property
     def is_of_jax(self) -> bool:
         """Whether it is a call of a function that JAX itself wrapped in `jit`."""
-        info = getattr(self.params.get("jaxpr"), "jaxpr", None)
-        source = getattr(getattr(info, "debug_info", None), "func_src_info", None)
+        info = getattr(self.params.get("jaxpr"), "debug_info", None)
+        source = getattr(info, "func_src_info", None)
         return str(Path(jax.__file__).parent) in str(source)
 
     def apply(self, values: list[Value]) -> list[Value]:
