@@ -183,6 +183,15 @@ def test_all_learn_and_no_two_seeds_or_rates_are_the_same(trained, name):
     assert len(np.unique(history.effective_step)) == history.effective_step.size
 
 
+def test_in_training_the_scale_of_a_block_does_not_matter():
+    images = jax.random.normal(jax.random.key(0), (8, 6, 6, 2))
+    block = model.Block(2, 3, rngs=nnx.Rngs(0))
+    before = block(images, train=True)
+    block.conv.kernel[...] *= 3
+    np.testing.assert_allclose(block(images, train=True), before, atol=1e-3)
+    assert not np.allclose(block(images, train=False), before, atol=0.1)
+
+
 def test_windows_make_a_linear_layer_a_convolution():
     keys = jax.random.split(jax.random.key(0))
     images = jax.random.normal(keys[0], (2, 7, 6, 3))

@@ -65,6 +65,12 @@ PRODUCTS = {
     "groups of tokens": program(
         lambda x, sizes, w: lax.ragged_dot(x, w, sizes), X, indices(3), w="b3 r4 o6"
     ),
+    "learned query": program(
+        lambda x, query, w: jnp.einsum("qo,bo->bq", query @ w, x),
+        X,
+        query="-5 -3",
+        w="r3 o4",
+    ),
     "groups of tokens, their kernels chosen": program(
         lambda x, sizes, which, w: lax.ragged_dot(x, w[which], sizes),
         *(X, indices(3), indices(3)),
@@ -95,6 +101,14 @@ MOVED = {
         lambda x, w: jnp.einsum("bi,bio->bo", x, jnp.broadcast_to(w, (8, 4, 6))),
         X,
         w="r4 o6",
+    ),
+    "interpolated to more inputs": program(
+        lambda x, w: x @ (jnp.linspace(0, 1, 32).reshape(8, 4) @ w),
+        floats(5, 8),
+        w="r4 o6",
+    ),
+    "sum over an axis of size one": program(
+        lambda x, w: x @ w.sum(axis=1), X, w="r4 b1 o6"
     ),
     "axis of size one": program(
         lambda x, w: jnp.einsum("bi,izo->bzo", x, w[:, None]), X, w="r4 o6"

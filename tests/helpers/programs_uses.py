@@ -53,6 +53,13 @@ LOOKUPS = {
         floats(8, 5),
         table=TABLE,
     ),
+    "one-hot rows of several axes": program(
+        lambda tokens, table: jnp.einsum(
+            "tv,vhs->ths", jax.nn.one_hot(tokens, 9), table
+        ),
+        indices(8),
+        table="o9 r2 r3",
+    ),
     "positions by number": program(
         lambda x, table: x + table[jnp.arange(5)], X, table=TABLE
     ),

@@ -280,6 +280,40 @@ def test_axis_that_is_cut_anew():
     assert "a part of axis 0 is output, another is reduction" in message
 
 
+def summed(params, x):
+    return x @ params["w"].sum(axis=0)
+
+
+def weighed(params, x):
+    return x @ jnp.einsum("j,jio->io", jnp.arange(3.0), params["w"])
+
+
+@pytest.mark.parametrize("fn", [summed, weighed])
+def test_sum_of_kernels(fn):
+    """Of several, each its own channels, or of one that is long: both are possible."""
+    message = error(fn, {"w": floats(3, 4, 6)}, X)
+    assert f"some of its axes are summed before its use ({line(fn, 'x @')})" in message
+
+
+def filtered(params, x):
+    return lax.conv_general_dilated(params["w"], x, (1,), "SAME")
+
+
+def test_weight_in_the_place_of_images():
+    message = error(filtered, {"w": floats(2, 4, 9)}, floats(6, 4, 3))
+    assert "'conv_general_dilated', whose kernel depends on data" in message
+
+
+def scaled_by_a_norm(params, x):
+    return x @ jnp.broadcast_to(jnp.linalg.norm(params["w"]), (4, 6))
+
+
+def test_a_norm_is_no_use_of_what_it_is_of():
+    layout = from_function(scaled_by_a_norm, W, X)
+    assert layout["w"] is None
+    assert layout.reasons["w"] == "not used by the function"
+
+
 def shifted_by_a_product(params, x):
     return x + params["left"] @ params["right"]
 

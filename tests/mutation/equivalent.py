@@ -33,6 +33,10 @@ _EQUIVALENT = {
         ("if len(readings) <= 1:", "LtE -> Lt"),
     ],
     "Nobody changes the set.": [
+        (
+            "return Use(CONTRACTED, frozenset(roles), where, problem)",
+            "call -> argument 0",
+        ),
         ("return frozenset(found)", "call -> argument 0"),
     ],
     "Its truth alone counts.": [
