@@ -103,7 +103,11 @@ MOVED = {
         w="r4 o6",
     ),
     "interpolated to more inputs": program(
-        lambda x, w: x @ (jnp.linspace(0, 1, 32).reshape(8, 4) @ w),
+        lambda x, w: jnp.einsum(
+            "bi,ihs->bhs",
+            x,
+            (jnp.linspace(0, 1, 32).reshape(8, 4) @ w).reshape(8, 2, 3),
+        ),
         floats(5, 8),
         w="r4 o6",
     ),

@@ -29,6 +29,11 @@ def one_expert_a_token(x, experts, w):
     return jnp.einsum("ti,tio->to", x, w[experts])
 
 
+def one_hot_expert(x, which, w):
+    kernels = jnp.einsum("te,eio->tio", jax.nn.one_hot(which, 9), w)
+    return jnp.einsum("ti,tio->to", x, kernels)
+
+
 LOOKUPS = {
     "indexing": program(lambda tokens, table: table[tokens], TOKENS, table=TABLE),
     "take": program(
@@ -53,12 +58,8 @@ LOOKUPS = {
         floats(8, 5),
         table=TABLE,
     ),
-    "one-hot rows of several axes": program(
-        lambda tokens, table: jnp.einsum(
-            "tv,vhs->ths", jax.nn.one_hot(tokens, 9), table
-        ),
-        indices(8),
-        table="o9 r2 r3",
+    "kernel chosen by one-hot data": program(
+        one_hot_expert, floats(8, 4), indices(8), w="b9 r4 o6"
     ),
     "positions by number": program(
         lambda x, table: x + table[jnp.arange(5)], X, table=TABLE
