@@ -1,8 +1,13 @@
 """The notebooks run; what they keep is whole, and is what the pages say of them."""
 
+import ast
+import importlib
+import importlib.util
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +38,10 @@ def load(name):
 
 def code_cells(name):
     return [cell for cell in load(name)["cells"] if cell["cell_type"] == "code"]
+
+
+def source(cell):
+    return "".join(cell["source"])
 
 
 def text_of(name):
@@ -79,11 +88,110 @@ def test_opens_with_what_it_shows_and_how_to_install_it(name):
     assert re.match("# .+", heading)
     purpose = " ".join(lines)
     assert 1 <= len(re.findall(r"[.?!](?=\s|$)", purpose)) <= 3, purpose
-    first = next(cell for cell in cells if cell["cell_type"] == "code")
-    assert '%pip install --quiet "..[notebooks]"' in "".join(first["source"])
+    assert source(code_cells(name)[0]) == INSTALL
     closing = "".join(cells[-1]["source"])
     assert closing.startswith("## What was shown, and what was not\n\n")
     assert len(closing.split()) > 50
+
+
+# What all notebooks begin with.
+INSTALL = source(code_cells("quickstart")[0])
+
+
+@pytest.fixture
+def install(monkeypatch, tmp_path):
+    """Runs the install cell in a folder, where nothing is cloned or installed."""
+    commands = []
+
+    def run(command, *, check):
+        assert check
+        commands.append(command)
+        if command[0] == "git":
+            notebooks_in(Path(command[-1]))
+
+    def install(folder, cell=INSTALL, found=lambda name: True):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(importlib.util, "find_spec", found)
+        exec(cell, {})
+        return commands
+
+    return install
+
+
+def notebooks_in(checkout):
+    notebooks = checkout / "notebooks"
+    notebooks.mkdir(parents=True)
+    (notebooks / "experiments.py").touch()
+    return notebooks
+
+
+def test_install_says_what_to_set_where_nothing_is(install, tmp_path):
+    with pytest.raises(FileNotFoundError, match="set ADDRESS in this cell"):
+        install(tmp_path)
+
+
+def test_install_clones_from_the_address(install, tmp_path):
+    assert INSTALL.count('ADDRESS = ""') == 1
+    cell = INSTALL.replace('ADDRESS = ""', 'ADDRESS = "somewhere"')
+    ((git, clone, *_, address, folder),) = install(tmp_path, cell)
+    assert (git, clone, address, folder) == (
+        "git",
+        "clone",
+        "somewhere",
+        "optax-adamp",
+    )
+    assert Path.cwd() == tmp_path / "optax-adamp" / "notebooks"
+
+
+def test_install_finds_the_checkout_beside(install, tmp_path):
+    notebooks = notebooks_in(tmp_path / "optax-adamp")
+    assert install(tmp_path) == []
+    assert Path.cwd() == notebooks
+
+
+def test_install_stays_in_the_checkout(install, tmp_path):
+    notebooks = notebooks_in(tmp_path / "optax-adamp")
+    # Again, as where a cell is run twice.
+    assert install(notebooks) == install(notebooks) == []
+    assert Path.cwd() == notebooks
+
+
+@pytest.mark.parametrize("missing", ["optax_adamp", "pandas", "soundfile"])
+def test_install_installs_where_anything_is_missing(install, tmp_path, missing):
+    notebooks = notebooks_in(tmp_path)
+    (command,) = install(notebooks, found=lambda name: name != missing)
+    assert command[:4] == [sys.executable, "-m", "pip", "install"]
+    assert command[-1] == "..[notebooks]"
+
+
+def test_install_lets_import_what_is_new(install, tmp_path, monkeypatch):
+    notebooks = notebooks_in(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.util.find_spec("made_up") is None
+    before = tmp_path.stat()
+
+    def found(name):
+        """As if pip had written it just now: too soon for the folder's time to tell."""
+        (tmp_path / "made_up.py").touch()
+        os.utime(tmp_path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    install(notebooks, found=found)
+    importlib.import_module("made_up")
+
+
+def test_install_looks_for_all_that_is_imported():
+    own = {path.stem for path in NOTEBOOKS.glob("*.py")}
+    texts = [source(cell) for name in NAMES for cell in code_cells(name)]
+    texts += [(NOTEBOOKS / f"{name}.py").read_text() for name in own - {"conf"}]
+    imported = set()
+    for node in (node for text in texts for node in ast.walk(ast.parse(text))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+    (needed,) = re.findall(r'NEEDED = """(.*?)"""', INSTALL, re.DOTALL)
+    assert set(needed.split()) == imported - sys.stdlib_module_names - own
 
 
 @each
