@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 
 import summary
 
@@ -249,6 +251,7 @@ def test_clearest_gain_and_loss_beside_their_intervals():
             "difference": difference,
             "interval": interval,
             "verdict": verdict,
+            "p_holm": 0.0123 if verdict == "better" else 0.0004,
         }
 
     def shown(*rows):
@@ -263,11 +266,57 @@ def test_clearest_gain_and_loss_beside_their_intervals():
     less = row("less", 0.1, [-0.9, 1.1], "no difference seen")
     assert shown(loss, wide, unseen, narrow) == [
         "| [t](notebooks/x.ipynb); m | a → narrow | 1.00 → 3.00 "
-        "| +2.00 [+1.50, +2.50] | better |",
-        "|  | a → loss | 1.00 → 0.00 | -1.00 [-1.20, -0.80] | worse |",
+        "| +2.00 [+1.50, +2.50] | better | 0.012 |",
+        "|  | a → loss | 1.00 → 0.00 | -1.00 [-1.20, -0.80] | worse | < 0.001 |",
     ]
     (line,) = shown(less, unseen)
     assert "a → unseen" in line
+
+
+def test_holm_by_hand():
+    # 4 × 0.005, 3 × 0.01, 2 × 0.03; and 1 × 0.04 is no less than the one before it.
+    np.testing.assert_allclose(
+        summary.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02]
+    )
+    assert summary.holm([0.8, 0.7]) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "p"),
+    [
+        ([1.0, 2.0, 4.0, 3.0], [2.0, 3.5, 4.5, 5.0], None),
+        ([1.0, 2.0, 4.0, 3.0], [1.5, 1.0, 4.5, 2.5], None),
+        ([1.0, 2.0], [1.0, 2.0], 1.0),  # no difference at all
+        ([1.0, 2.0], [3.0, 4.0], 0.0),  # always the same one
+        ([1.0, 2.0], [3.0, np.nan], 1.0),  # a run diverged
+    ],
+)
+def test_p_value_is_that_of_the_t_test(before, after, p):
+    if p is None:
+        p = scipy.stats.ttest_rel(after, before).pvalue
+    differences = np.subtract(after, before)
+    count = len(differences)
+    half = scipy.stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / count**0.5
+    mean = differences.mean()
+    row = {"difference": mean, "interval": [mean - half, mean + half], "seeds": count}
+    assert summary.p_value(row) == pytest.approx(p)
+
+
+def test_p_values_are_corrected_for_all_comparisons_of_all_experiments():
+    corrected = [
+        row["p_holm"]
+        for result in summary.with_holm(RESULTS)
+        for row in result["comparisons"]
+    ]
+    rows = [row for result in RESULTS for row in result["comparisons"]]
+    assert corrected == summary.holm([summary.p_value(row) for row in rows])
+    # Holm's correction takes away verdicts, and gives none.
+    assert all(
+        row["verdict"] in ("better", "worse")
+        for row, p in zip(rows, corrected, strict=True)
+        if p < 0.05
+    )
+    assert all("p_holm" not in row for row in rows)
 
 
 def test_every_notebook_is_in_the_list():
