@@ -4,12 +4,16 @@
                                                   above: all, and the clearest
     python notebooks/summary.py --against FOLDER  compares with another run's notebooks
 
+In the table of the paper's tasks it fills in, after the comparisons that a comment
+names, whether their direction was reproduced.
+
 The second prints each kept difference with its interval beside the one of the other
 run, and fails where the new mean lies outside of the kept interval.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -148,6 +152,40 @@ def _compared(row: Mapping[str, Any]) -> str:
     )
 
 
+def with_directions(page: str, kept: Iterable[dict[str, Any]]) -> str:
+    """Fills in cells `<!-- experiment: baseline → ours; baseline → ours -->...`.
+
+    The paper's figures favour the projection in each of its tasks.
+    """
+    verdicts = {
+        (result["experiment"], f"{row['baseline']} → {row['ours']}"): row["verdict"]
+        for result in kept
+        for row in result["comparisons"]
+    }
+    directions = {"better": "reproduced", "worse": "opposite"}
+
+    def filled(cell: re.Match[str]) -> str:
+        experiment, comparisons = cell["experiment"], cell["comparisons"].split("; ")
+        found = {
+            name: directions.get(verdicts[experiment, name], "not seen")
+            for name in comparisons
+        }
+        if len(set(found.values())) == 1:
+            seen = found[comparisons[0]]
+        else:
+            seen = "; ".join(
+                f"{name}: {direction}" for name, direction in found.items()
+            )
+        return f"{cell['comment']} {seen} |"
+
+    return re.sub(
+        r"(?P<comment><!-- (?P<experiment>\w+): (?P<comparisons>[^|]* → [^|]*?) -->)"
+        r"[^|]*\|",
+        filled,
+        page,
+    )
+
+
 def _shown(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
@@ -163,7 +201,7 @@ def with_tables(kept: Iterable[dict[str, Any]]) -> dict[Path, str]:
         start, end = f"<!-- {name}: start -->\n", f"<!-- {name}: end -->\n"
         before, rest = page.read_text().split(start)
         _, after = rest.split(end)
-        pages[page] = f"{before}{start}{content}{end}{after}"
+        pages[page] = f"{before}{start}{content}{end}{with_directions(after, kept)}"
     return pages
 
 

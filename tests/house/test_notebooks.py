@@ -273,6 +273,48 @@ def test_clearest_gain_and_loss_beside_their_intervals():
     assert "a → unseen" in line
 
 
+def test_directions_are_those_of_the_verdicts():
+    def row(ours, verdict):
+        return {"baseline": "a", "ours": ours, "verdict": verdict}
+
+    rows = [row("up", "better"), row("down", "worse"), row("no", "no difference seen")]
+    kept = [{"experiment": "x", "comparisons": [*rows, row("too", "better")]}]
+
+    def filled(comparisons):
+        comment = f"| <!-- x: {comparisons} -->"
+        # The second time it replaces what the first one wrote.
+        once = summary.with_directions(f"{comment} | why |", kept)
+        assert summary.with_directions(once, kept) == once
+        assert once.startswith(comment)
+        assert once.endswith(" | why |")
+        return once.removeprefix(comment).removesuffix(" | why |").strip()
+
+    assert filled("a → up") == "reproduced"
+    assert filled("a → down") == "opposite"
+    assert filled("a → no") == "not seen"
+    assert filled("a → up; a → too") == "reproduced"
+    assert filled("a → up; a → no") == "a → up: reproduced; a → no: not seen"
+    with pytest.raises(KeyError):
+        filled("a → nobody")
+
+
+def test_every_task_of_the_paper_has_a_direction():
+    """Whatever is compared beside a figure of the paper, stands in its table."""
+    page = (NOTEBOOKS / "README.md").read_text()
+    _, tasks = page.split("\n## The paper's own figures\n")
+    missing = [
+        (result["experiment"], row["ours"])
+        for result in RESULTS
+        for row in result["comparisons"]
+        if any(map(str.isdigit, row["paper"]))
+        and not re.search(
+            rf"<!-- {result['experiment']}: [^|]*{row['baseline']} → {row['ours']}",
+            tasks,
+        )
+    ]
+    assert not missing
+
+
 def test_holm_by_hand():
     # 4 × 0.005, 3 × 0.01, 2 × 0.03; and 1 × 0.04 is no less than the one before it.
     np.testing.assert_allclose(
