@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from summary import RESULT_TYPE
 
-# A look at the code in a minute or two: far too little training for a result.
+# A short look at the code: far too little training for a result.
 QUICK = os.environ.get("OPTAX_ADAMP_QUICK") == "1"
 
 # A colour for each optimizer, the same everywhere; a baseline and its projected
