@@ -32,22 +32,25 @@ from tqdm import tqdm
 
 from summary import RESULT_TYPE
 
-# A look at the code in a minute or two: far too little training for a result.
+# A short look at the code: far too little training for a result.
 QUICK = os.environ.get("OPTAX_ADAMP_QUICK") == "1"
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart. A baseline is
-# dashed, and its projected counterpart has the same colour and a solid line.
+# A colour for each optimizer, the same everywhere; a baseline and its projected
+# counterpart share one. The first of them are Okabe and Ito's, the rest Tol's and a
+# brown: colour-blind readers can tell all apart. Black is for what is none of these.
 COLORS = {
     "SGD": "#D55E00",
     "SGDP": "#D55E00",
     "Adam": "#009E73",
     "AdamW": "#0072B2",
     "AdamP": "#0072B2",
-    "Lion": "#D55E00",
-    "AdaBelief": "#0072B2",
-    "Muon": "#009E73",
-    "Yogi": "#CC79A7",
-    "Schedule-free": "#E69F00",
+    "Decay on v": "#E69F00",
+    "Fixed norms": "#CC79A7",
+    "Lion": "#56B4E9",
+    "Muon": "#661100",
+    "AdaBelief": "#332288",
+    "Yogi": "#882255",
+    "Schedule-free": "#DDCC77",
 }
 
 _STARTED = time.monotonic()
@@ -443,7 +446,8 @@ def plot_curves(
 
     Args:
       results: Of `repeat`.
-      panels: Title and unit by the key of a result of shape (seeds, times).
+      panels: Title and unit by the key of a result of shape (seeds, times). Where one
+        way is better, the unit says which.
       title: Of the whole figure.
       x_label: What a time is.
       log: Keys of panels with a logarithmic axis.
@@ -486,6 +490,7 @@ def plot_pairs(
     title: str,
     unit: str,
     score: str = "test",
+    higher_is_better: bool | None = None,
 ) -> None:
     """Each seed's scores, joined between baseline and optimizer; and the differences.
 
@@ -495,7 +500,10 @@ def plot_pairs(
       title: Of the scores.
       unit: Of the scores.
       score: Which entry of the results is drawn.
+      higher_is_better: Which way is better, which the axes then say.
     """
+    if higher_is_better is not None:
+        unit += f"\n({'higher' if higher_is_better else 'lower'} is better)"
     pairs = list(pairs)
     _, (scores, gains) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.6, 1))
     ticks, names = [], []
@@ -524,6 +532,7 @@ def plot_pairs(
     arrow = " →\n" if max(map(len, names)) > 12 else " → "
     gains.set_yticks(range(len(pairs)), [f"{a}{arrow}{b}" for a, b in pairs])
     gains.set_ylim(len(pairs) - 0.5, -0.5)
+    gains.xaxis.set_major_locator(MaxNLocator(5))
     gains.set(title="Paired difference, 95 % interval", xlabel=unit)
     plt.show()
 
@@ -531,13 +540,14 @@ def plot_pairs(
 def style(optimizer: str) -> dict[str, Any]:
     """Colour and line of an optimizer; a label may go on: `SGD, no decay`.
 
-    `Lion + projection` has the colour of `Lion`.
+    `Lion + projection` has the colour of `Lion`. A baseline's line is dashed, and lies
+    above the solid and paler one of what is projected, so that neither hides the other.
     """
     name, plus, _ = optimizer.split(",")[0].partition(" + projection")
-    return {
-        "color": COLORS.get(name, "#555555"),
-        "linestyle": "-" if plus or name.endswith("P") else "--",
-    }
+    color = COLORS.get(name, "#555555")
+    if plus or name.endswith("P"):
+        return {"color": color, "linestyle": "-", "linewidth": 2.5, "alpha": 0.6}
+    return {"color": color, "linestyle": "--", "linewidth": 1.3, "zorder": 3}
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -4,16 +4,23 @@
                                                   above: all, and the clearest
     python notebooks/summary.py --against FOLDER  compares with another run's notebooks
 
+In the table of the paper's tasks it fills in, after the comparisons that a comment
+names, whether their direction was reproduced.
+
 The second prints each kept difference with its interval beside the one of the other
 run, and fails where the new mean lies outside of the kept interval.
 """
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import scipy.stats
 
 NOTEBOOKS = Path(__file__).parent
 ALL, CLEAREST = NOTEBOOKS / "README.md", NOTEBOOKS.parent / "README.md"
@@ -41,12 +48,54 @@ def results(notebooks: Path) -> list[dict[str, Any]]:
     ]
 
 
+def p_value(row: Mapping[str, Any]) -> float:
+    """Of the paired t-test, from what is kept: the difference and its 95 % interval."""
+    freedom = row["seeds"] - 1
+    low, high = row["interval"]
+    error = (high - low) / 2 / scipy.stats.t.ppf(0.975, freedom)
+    if not np.isfinite(error) or not row["difference"]:
+        return 1.0  # A run diverged, or there is no difference at all.
+    if not error:
+        return 0.0
+    return float(2 * scipy.stats.t.sf(abs(row["difference"]) / error, freedom))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected by Holm's step-down method for their number.
+
+    In at most one of twenty such families does chance bring any of them below 0.05.
+    """
+    p_values = np.asarray(p_values)
+    order = np.argsort(p_values)
+    # The smallest is one of all, the next one of those that are left, ...
+    times_left = p_values[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(np.maximum.accumulate(times_left), 1)
+    return corrected.tolist()
+
+
+def with_holm(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results, with `p_holm` in each row: corrected for all rows of all results."""
+    kept = list(kept)
+    rows = [row for result in kept for row in result["comparisons"]]
+    corrected = iter(holm([p_value(row) for row in rows]))
+    return [
+        result
+        | {
+            "comparisons": [
+                row | {"p_holm": next(corrected)} for row in result["comparisons"]
+            ]
+        }
+        for result in kept
+    ]
+
+
 def table(kept: Iterable[dict[str, Any]]) -> str:
-    """Markdown: a row for each comparison of each experiment."""
+    """Markdown: a row for each comparison of each experiment, of `with_holm`."""
     rows = [
         "| experiment | comparison | ours | difference [95 %], wins | the paper's | "
-        "seeds; tuning | verdict |",
-        "|---|---|---|---|---|---|---|",
+        "seeds; tuning | verdict | p, by Holm |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for result in kept:
         # Only the first row of an experiment says what all of them share.
@@ -56,14 +105,14 @@ def table(kept: Iterable[dict[str, Any]]) -> str:
             rows.append(
                 f"| {task} | {_compared(row)}, {row['wins']} of {row['seeds']} "
                 f"| {row['paper']} | {row['seeds']}; {result['budget']} "
-                f"| {row['verdict']} |"
+                f"| {row['verdict']} | {_shown(row['p_holm'])} |"
             )
             task = ""
     return "\n".join(rows) + "\n"
 
 
 def clearest(kept: Iterable[dict[str, Any]]) -> str:
-    """Markdown: of each experiment the clearest gain and the clearest loss.
+    """Markdown: of each experiment the clearest gain and loss, of `with_holm`.
 
     Where no difference was seen at all, the comparison that came nearest to one.
     """
@@ -73,8 +122,9 @@ def clearest(kept: Iterable[dict[str, Any]]) -> str:
         return abs(row["difference"]) / (high - low)
 
     rows = [
-        "| experiment | comparison | means | difference [95 %] | verdict |",
-        "|---|---|---|---|---|",
+        "| experiment | comparison | means | difference [95 %] | verdict "
+        "| p, by Holm |",
+        "|---|---|---|---|---|---|",
     ]
     for result in kept:
         experiment = (
@@ -85,7 +135,10 @@ def clearest(kept: Iterable[dict[str, Any]]) -> str:
         first = {row["verdict"]: row for row in reversed(in_order)}
         seen = [first[verdict] for verdict in ("better", "worse") if verdict in first]
         for row in seen or in_order[:1]:
-            rows.append(f"| {experiment} | {_compared(row)} | {row['verdict']} |")
+            rows.append(
+                f"| {experiment} | {_compared(row)} | {row['verdict']} "
+                f"| {_shown(row['p_holm'])} |"
+            )
             experiment = ""
     return "\n".join(rows) + "\n"
 
@@ -99,9 +152,47 @@ def _compared(row: Mapping[str, Any]) -> str:
     )
 
 
+def with_directions(page: str, kept: Iterable[dict[str, Any]]) -> str:
+    """Fills in cells `<!-- experiment: baseline → ours; baseline → ours -->...`.
+
+    The paper's figures favour the projection in each of its tasks.
+    """
+    verdicts = {
+        (result["experiment"], f"{row['baseline']} → {row['ours']}"): row["verdict"]
+        for result in kept
+        for row in result["comparisons"]
+    }
+    directions = {"better": "reproduced", "worse": "opposite"}
+
+    def filled(cell: re.Match[str]) -> str:
+        experiment, comparisons = cell["experiment"], cell["comparisons"].split("; ")
+        found = {
+            name: directions.get(verdicts[experiment, name], "not seen")
+            for name in comparisons
+        }
+        if len(set(found.values())) == 1:
+            seen = found[comparisons[0]]
+        else:
+            seen = "; ".join(
+                f"{name}: {direction}" for name, direction in found.items()
+            )
+        return f"{cell['comment']} {seen} |"
+
+    return re.sub(
+        r"(?P<comment><!-- (?P<experiment>\w+): (?P<comparisons>[^|]* → [^|]*?) -->)"
+        r"[^|]*\|",
+        filled,
+        page,
+    )
+
+
+def _shown(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
 def with_tables(kept: Iterable[dict[str, Any]]) -> dict[Path, str]:
     """The pages, with each table between its marks."""
-    kept = list(kept)
+    kept = with_holm(kept)
     pages = {}
     for page, name, content in (
         (ALL, "experiments", table(kept)),
@@ -110,7 +201,7 @@ def with_tables(kept: Iterable[dict[str, Any]]) -> dict[Path, str]:
         start, end = f"<!-- {name}: start -->\n", f"<!-- {name}: end -->\n"
         before, rest = page.read_text().split(start)
         _, after = rest.split(end)
-        pages[page] = f"{before}{start}{content}{end}{after}"
+        pages[page] = f"{before}{start}{content}{end}{with_directions(after, kept)}"
     return pages
 
 

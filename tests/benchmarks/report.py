@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -39,7 +40,7 @@ def write(report: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def draw(report: Mapping[str, Any]) -> Figure:
-    """Each ratio as a bar, its quartiles as a whisker; one panel a comparison."""
+    """Each ratio as a dot in its quartiles; one panel a comparison, all on one axis."""
     pairs: dict[str, list[Any]] = {}
     for entry in report["ratios"]:
         pairs.setdefault(_pair(entry), []).append(entry)
@@ -50,30 +51,39 @@ def draw(report: Mapping[str, Any]) -> Figure:
         height_ratios=heights,
         layout="constrained",
         squeeze=False,
+        sharex=True,
     )
     for panel, (pair, entries) in zip(panels[:, 0], pairs.items(), strict=True):
-        ratios = [entry["ratio"] for entry in entries]
-        whiskers = [
-            [entry["ratio"] - entry["quartiles"][0] for entry in entries],
-            [entry["quartiles"][1] - entry["ratio"] for entry in entries],
-        ]
-        panel.barh(range(len(entries)), ratios, xerr=whiskers, color="#0072B2")
-        panel.set_yticks(range(len(entries)), [entry["problem"] for entry in entries])
-        panel.invert_yaxis()
-        panel.axvline(1, color="0.3", linewidth=1)
-        panel.set_title(pair, loc="left", fontsize="medium", fontweight="bold")
-        panel.spines[["top", "right"]].set_visible(False)
-        # Beyond the whiskers
         for place, entry in enumerate(entries):
+            low, high = entry["quartiles"]
+            panel.plot([low, high], [place, place], color="#0072B2", linewidth=2)
+            panel.plot(entry["ratio"], place, "o", color="#0072B2")
+            # Beyond both of them, whichever is further.
             panel.annotate(
-                f" {entry['ratio']:.2f}",
-                (entry["quartiles"][1], place),
+                f"{entry['ratio']:.2f}",
+                (max(high, entry["ratio"]), place),
+                xytext=(7, 0),
+                textcoords="offset points",
                 va="center",
                 fontsize="small",
             )
+        panel.set_yticks(range(len(entries)), [entry["problem"] for entry in entries])
+        panel.set_ylim(len(entries) - 0.5, -0.5)
+        panel.axvline(1, color="0.3", linewidth=1)
+        panel.grid(axis="x", alpha=0.25)
+        panel.set_title(pair, loc="left", fontsize="medium", fontweight="bold")
+        panel.spines[["top", "right"]].set_visible(False)
         panel.margins(x=0.12)
-        panel.set_xlim(left=0)
-    panels[-1, 0].set_xlabel("time of the first over time of the second, side by side")
+    axis = panels[-1, 0]
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_locator(NullLocator())
+    figure.supxlabel(
+        "time of the first over time of the second, side by side, and its quartiles; "
+        "right of 1 the second is faster",
+        fontsize="small",
+    )
     figure.suptitle(report["hardware"], fontsize="small")
     return figure
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pytest
@@ -106,6 +107,51 @@ def test_verdict(shift, higher_is_better, verdict):
         np.zeros(5), noise + shift, higher_is_better=higher_is_better
     )
     assert row["verdict"] == verdict
+
+
+def test_optimizers_have_colours_of_their_own():
+    def family(name):
+        return {"SGDP": "SGD", "AdamP": "AdamW"}.get(name, name)
+
+    assert len(set(experiments.COLORS.values())) == len(
+        {family(name) for name in experiments.COLORS}
+    )
+    for name in experiments.COLORS:
+        style = experiments.style(f"{name}, weight-normed")
+        assert style["color"] == experiments.style(family(name))["color"]
+        assert style["linestyle"] == ("-" if family(name) != name else "--")
+        projected = experiments.style(f"{name} + projection")
+        assert (projected["color"], projected["linestyle"]) == (style["color"], "-")
+
+
+def test_dashed_lines_lie_above_solid_ones():
+    solid, dashed = map(experiments.style, ("AdamP", "AdamW"))
+    (solid_line,), (dashed_line,) = (
+        plt.plot([0, 1], **style) for style in (solid, dashed)
+    )
+    assert dashed_line.zorder > solid_line.zorder
+    assert dashed_line.get_linewidth() < solid_line.get_linewidth()
+    assert solid_line.get_alpha() < 1
+    plt.close()
+
+
+@pytest.mark.parametrize(
+    ("higher_is_better", "told"),
+    [(True, "%\n(higher is better)"), (False, "%\n(lower is better)"), (None, "%")],
+)
+def test_pairs_tell_which_way_is_better(higher_is_better, told, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    results = {"SGD": {"test": np.arange(3.0)}, "SGDP": {"test": np.array([1, 3, 2])}}
+    experiments.plot_pairs(
+        results,
+        [("SGD", "SGDP")],
+        title="Test",
+        unit="%",
+        higher_is_better=higher_is_better,
+    )
+    scores, gains = plt.gcf().axes
+    assert scores.get_ylabel() == gains.get_xlabel() == told
+    plt.close()
 
 
 def train(make, learning_rate, weight_decay, seed):

@@ -1,11 +1,18 @@
 """The notebooks run; what they keep is whole, and is what the pages say of them."""
 
+import ast
+import importlib
+import importlib.util
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 
 import summary
 
@@ -33,6 +40,10 @@ def load(name):
 
 def code_cells(name):
     return [cell for cell in load(name)["cells"] if cell["cell_type"] == "code"]
+
+
+def source(cell):
+    return "".join(cell["source"])
 
 
 def text_of(name):
@@ -79,11 +90,110 @@ def test_opens_with_what_it_shows_and_how_to_install_it(name):
     assert re.match("# .+", heading)
     purpose = " ".join(lines)
     assert 1 <= len(re.findall(r"[.?!](?=\s|$)", purpose)) <= 3, purpose
-    first = next(cell for cell in cells if cell["cell_type"] == "code")
-    assert '%pip install --quiet "..[notebooks]"' in "".join(first["source"])
+    assert source(code_cells(name)[0]) == INSTALL
     closing = "".join(cells[-1]["source"])
     assert closing.startswith("## What was shown, and what was not\n\n")
     assert len(closing.split()) > 50
+
+
+# What all notebooks begin with.
+INSTALL = source(code_cells("quickstart")[0])
+
+
+@pytest.fixture
+def install(monkeypatch, tmp_path):
+    """Runs the install cell in a folder, where nothing is cloned or installed."""
+    commands = []
+
+    def run(command, *, check):
+        assert check
+        commands.append(command)
+        if command[0] == "git":
+            notebooks_in(Path(command[-1]))
+
+    def install(folder, cell=INSTALL, found=lambda name: True):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(importlib.util, "find_spec", found)
+        exec(cell, {})
+        return commands
+
+    return install
+
+
+def notebooks_in(checkout):
+    notebooks = checkout / "notebooks"
+    notebooks.mkdir(parents=True)
+    (notebooks / "experiments.py").touch()
+    return notebooks
+
+
+def test_install_says_what_to_set_where_nothing_is(install, tmp_path):
+    with pytest.raises(FileNotFoundError, match="set ADDRESS in this cell"):
+        install(tmp_path)
+
+
+def test_install_clones_from_the_address(install, tmp_path):
+    assert INSTALL.count('ADDRESS = ""') == 1
+    cell = INSTALL.replace('ADDRESS = ""', 'ADDRESS = "somewhere"')
+    ((git, clone, *_, address, folder),) = install(tmp_path, cell)
+    assert (git, clone, address, folder) == (
+        "git",
+        "clone",
+        "somewhere",
+        "optax-adamp",
+    )
+    assert Path.cwd() == tmp_path / "optax-adamp" / "notebooks"
+
+
+def test_install_finds_the_checkout_beside(install, tmp_path):
+    notebooks = notebooks_in(tmp_path / "optax-adamp")
+    assert install(tmp_path) == []
+    assert Path.cwd() == notebooks
+
+
+def test_install_stays_in_the_checkout(install, tmp_path):
+    notebooks = notebooks_in(tmp_path / "optax-adamp")
+    # Again, as where a cell is run twice.
+    assert install(notebooks) == install(notebooks) == []
+    assert Path.cwd() == notebooks
+
+
+@pytest.mark.parametrize("missing", ["optax_adamp", "pandas", "soundfile"])
+def test_install_installs_where_anything_is_missing(install, tmp_path, missing):
+    notebooks = notebooks_in(tmp_path)
+    (command,) = install(notebooks, found=lambda name: name != missing)
+    assert command[:4] == [sys.executable, "-m", "pip", "install"]
+    assert command[-1] == "..[notebooks]"
+
+
+def test_install_lets_import_what_is_new(install, tmp_path, monkeypatch):
+    notebooks = notebooks_in(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.util.find_spec("made_up") is None
+    before = tmp_path.stat()
+
+    def found(name):
+        """As if pip had written it just now: too soon for the folder's time to tell."""
+        (tmp_path / "made_up.py").touch()
+        os.utime(tmp_path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    install(notebooks, found=found)
+    importlib.import_module("made_up")
+
+
+def test_install_looks_for_all_that_is_imported():
+    own = {path.stem for path in NOTEBOOKS.glob("*.py")}
+    texts = [source(cell) for name in NAMES for cell in code_cells(name)]
+    texts += [(NOTEBOOKS / f"{name}.py").read_text() for name in own - {"conf"}]
+    imported = set()
+    for node in (node for text in texts for node in ast.walk(ast.parse(text))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+    (needed,) = re.findall(r'NEEDED = """(.*?)"""', INSTALL, re.DOTALL)
+    assert set(needed.split()) == imported - sys.stdlib_module_names - own
 
 
 @each
@@ -141,6 +251,7 @@ def test_clearest_gain_and_loss_beside_their_intervals():
             "difference": difference,
             "interval": interval,
             "verdict": verdict,
+            "p_holm": 0.0123 if verdict == "better" else 0.0004,
         }
 
     def shown(*rows):
@@ -155,11 +266,99 @@ def test_clearest_gain_and_loss_beside_their_intervals():
     less = row("less", 0.1, [-0.9, 1.1], "no difference seen")
     assert shown(loss, wide, unseen, narrow) == [
         "| [t](notebooks/x.ipynb); m | a → narrow | 1.00 → 3.00 "
-        "| +2.00 [+1.50, +2.50] | better |",
-        "|  | a → loss | 1.00 → 0.00 | -1.00 [-1.20, -0.80] | worse |",
+        "| +2.00 [+1.50, +2.50] | better | 0.012 |",
+        "|  | a → loss | 1.00 → 0.00 | -1.00 [-1.20, -0.80] | worse | < 0.001 |",
     ]
     (line,) = shown(less, unseen)
     assert "a → unseen" in line
+
+
+def test_directions_are_those_of_the_verdicts():
+    def row(ours, verdict):
+        return {"baseline": "a", "ours": ours, "verdict": verdict}
+
+    rows = [row("up", "better"), row("down", "worse"), row("no", "no difference seen")]
+    kept = [{"experiment": "x", "comparisons": [*rows, row("too", "better")]}]
+
+    def filled(comparisons):
+        comment = f"| <!-- x: {comparisons} -->"
+        # The second time it replaces what the first one wrote.
+        once = summary.with_directions(f"{comment} | why |", kept)
+        assert summary.with_directions(once, kept) == once
+        assert once.startswith(comment)
+        assert once.endswith(" | why |")
+        return once.removeprefix(comment).removesuffix(" | why |").strip()
+
+    assert filled("a → up") == "reproduced"
+    assert filled("a → down") == "opposite"
+    assert filled("a → no") == "not seen"
+    assert filled("a → up; a → too") == "reproduced"
+    assert filled("a → up; a → no") == "a → up: reproduced; a → no: not seen"
+    with pytest.raises(KeyError):
+        filled("a → nobody")
+
+
+def test_every_task_of_the_paper_has_a_direction():
+    """Whatever is compared beside a figure of the paper, stands in its table."""
+    page = (NOTEBOOKS / "README.md").read_text()
+    _, tasks = page.split("\n## The paper's own figures\n")
+    missing = [
+        (result["experiment"], row["ours"])
+        for result in RESULTS
+        for row in result["comparisons"]
+        if any(map(str.isdigit, row["paper"]))
+        and not re.search(
+            rf"<!-- {result['experiment']}: [^|]*{row['baseline']} → {row['ours']}",
+            tasks,
+        )
+    ]
+    assert not missing
+
+
+def test_holm_by_hand():
+    # 4 × 0.005, 3 × 0.01, 2 × 0.03; and 1 × 0.04 is no less than the one before it.
+    np.testing.assert_allclose(
+        summary.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02]
+    )
+    assert summary.holm([0.8, 0.7]) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "p"),
+    [
+        ([1.0, 2.0, 4.0, 3.0], [2.0, 3.5, 4.5, 5.0], None),
+        ([1.0, 2.0, 4.0, 3.0], [1.5, 1.0, 4.5, 2.5], None),
+        ([1.0, 2.0], [1.0, 2.0], 1.0),  # no difference at all
+        ([1.0, 2.0], [3.0, 4.0], 0.0),  # always the same one
+        ([1.0, 2.0], [3.0, np.nan], 1.0),  # a run diverged
+    ],
+)
+def test_p_value_is_that_of_the_t_test(before, after, p):
+    if p is None:
+        p = scipy.stats.ttest_rel(after, before).pvalue
+    differences = np.subtract(after, before)
+    count = len(differences)
+    half = scipy.stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / count**0.5
+    mean = differences.mean()
+    row = {"difference": mean, "interval": [mean - half, mean + half], "seeds": count}
+    assert summary.p_value(row) == pytest.approx(p)
+
+
+def test_p_values_are_corrected_for_all_comparisons_of_all_experiments():
+    corrected = [
+        row["p_holm"]
+        for result in summary.with_holm(RESULTS)
+        for row in result["comparisons"]
+    ]
+    rows = [row for result in RESULTS for row in result["comparisons"]]
+    assert corrected == summary.holm([summary.p_value(row) for row in rows])
+    # Holm's correction takes away verdicts, and gives none.
+    assert all(
+        row["verdict"] in ("better", "worse")
+        for row, p in zip(rows, corrected, strict=True)
+        if p < 0.05
+    )
+    assert all("p_holm" not in row for row in rows)
 
 
 def test_every_notebook_is_in_the_list():
