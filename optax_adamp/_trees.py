@@ -73,6 +73,11 @@ def path_matches(path: str, pattern: str) -> bool:
     return path == pattern or fnmatchcase(path, pattern)
 
 
+def is_glob(pattern: str) -> bool:
+    """Whether a pattern may match another path than the one that it is."""
+    return not {*"*?["}.isdisjoint(pattern)
+
+
 def may_match_below(names: Names, pattern: str) -> bool:
     """Whether a pattern matches a path, or may match one below it.
 

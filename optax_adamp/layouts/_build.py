@@ -9,7 +9,7 @@ from optax_adamp._axes import (
     count_from_front,
     is_spec,
 )
-from optax_adamp._trees import format_array, path_matches, printable
+from optax_adamp._trees import format_array, is_glob, path_matches, printable
 from optax_adamp.layouts._layout import Layout
 from optax_adamp.layouts._rules import Reading, Rule
 from optax_adamp.layouts._uncovered import ModelParameter, join, uncovered_message
@@ -34,8 +34,7 @@ def build_layout(
     """
     overrides = overrides or {}
     unused = set(overrides)
-    # No other pattern matches more than the path that it is.
-    globs = [pattern for pattern in overrides if {*pattern} & {*"*?["}]
+    globs = list(filter(is_glob, overrides))
     layout = Layout()
     parameters = list(parameters)
     uncovered: list[ModelParameter] = []

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from optax_adamp._axes import Shape
-from optax_adamp._trees import Names, format_path, path_matches, printable
+from optax_adamp._trees import Names, format_path, is_glob, path_matches, printable
 from optax_adamp.layouts._names import (
     looks_like_embedding,
     looks_like_kernel,
@@ -139,7 +139,7 @@ def _common_ending(paths: list[list[str]]) -> list[str]:
 
 def _exact(path: str) -> str:
     """What matches this path alone, also if a name of it looks like a glob."""
-    return glob.escape(path) if {*path} & {*"*?"} else path
+    return glob.escape(path) if is_glob(path) else path
 
 
 def _literal(text: str) -> str:
