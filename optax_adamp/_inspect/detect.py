@@ -214,11 +214,12 @@ def detect_scale_invariance(
     parameters = resolve_parameters({"params": params}, dimension_numbers, OWN)
     leaves = list(map(_testable, parameters))
     trained = list(filter(_is_trained, leaves))
-    problem = _problem(loss, [leaf.axes for leaf in trained])
+    arrays, axes = [leaf.array for leaf in trained], [leaf.axes for leaf in trained]
+    problem = _problem(loss, axes)
     batch: Any = None
     taken: list[Any] = []
     for count, batch in enumerate(itertools.chain(first, remaining)):
-        weights = _perturb(trained, seed, count)
+        weights = perturb(arrays, axes, seed=seed, draw=count)
         taken.append(jax.device_get(problem.gradient_sums(weights, batch)))
     if len(taken) < num_batches:
         raise _too_few(len(taken), num_batches)
@@ -230,7 +231,7 @@ def detect_scale_invariance(
                 rows[leaf.names], of_channels, delta=delta, eps=eps
             )
     if verify:
-        at = (_perturb(trained, seed, num_batches), batch)
+        at = (perturb(arrays, axes, seed=seed, draw=num_batches), batch)
         rows = _verify(problem, at, trained, rows, delta=delta, seed=seed)
     return _layout(leaves, rows)
 
@@ -357,18 +358,6 @@ def _check_scalar(value: Any) -> jax.Array:
     raise ValueError(
         f"loss_fn must return one real number, but returned {value}. Take the mean of "
         "losses, and leave out what else it returns."
-    )
-
-
-def _perturb(trained: list[Parameter], seed: int, draw: int) -> list[jax.Array]:
-    """Weights near the given ones, other ones for each draw; draw 0 is those given."""
-    if draw == 0:
-        return [leaf.array for leaf in trained]
-    return perturb(
-        [leaf.array for leaf in trained],
-        [leaf.axes for leaf in trained],
-        seed=seed,
-        draw=draw,
     )
 
 

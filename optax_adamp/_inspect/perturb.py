@@ -25,8 +25,10 @@ def perturb(
       axes: Those of each: half the variance of each channel becomes noise. None: its
         numbers are scaled by random factors.
       seed: Of all draws.
-      draw: The number of this one.
+      draw: The number of this one. Draw 0 are the given weights.
     """
+    if draw == 0:
+        return weights
     words = [
         np.random.SeedSequence((int(seed) % 2**64, draw, index)).generate_state(4)
         for index in range(len(weights))

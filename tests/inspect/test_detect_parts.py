@@ -12,7 +12,7 @@ from optax_adamp import detect_scale_invariance
 from optax_adamp._axes import Axes
 from optax_adamp._inspect import detect
 from optax_adamp._inspect.evidence import Evidence
-from optax_adamp._inspect.perturb import perturb_leaf
+from optax_adamp._inspect.perturb import perturb, perturb_leaf
 from optax_adamp._parameters import Parameter
 from optax_adamp.layouts._dimension_numbers import Reason
 
@@ -65,25 +65,25 @@ def test_absent_leaf():
 
 
 def test_draw_zero_is_what_was_given():
-    trained = [leaf(jnp.ones((2, 3, 4))), leaf(jnp.ones(3), axes=None)]
-    given = detect._perturb(trained, seed=3, draw=0)
-    assert [a is b.array for a, b in zip(given, trained, strict=True)] == [True, True]
+    weights = [jnp.ones((2, 3, 4)), jnp.ones(3)]
+    given = perturb(weights, [AXES, None], seed=3, draw=0)
+    assert [a is b for a, b in zip(given, weights, strict=True)] == [True, True]
 
 
 def test_draws_are_of_their_seed_number_and_leaf():
-    trained = [leaf(jnp.ones((2, 3, 4)))] * 2
+    def drawn(seed, draw):
+        weights = [jnp.ones((2, 3, 4))] * 2
+        moved = perturb(weights, [AXES] * 2, seed=seed, draw=draw)
+        return [tuple(np.ravel(array)) for array in moved]
+
     draws = {
-        (seed, draw, index): tuple(np.ravel(array))
+        (seed, draw, index): array
         for seed in range(2)
         for draw in range(1, 3)
-        for index, array in enumerate(detect._perturb(trained, seed, draw))
+        for index, array in enumerate(drawn(seed, draw))
     }
     assert len(set(draws.values())) == len(draws)
-    again = detect._perturb(trained, 1, 2)
-    assert [tuple(np.ravel(array)) for array in again] == [
-        draws[1, 2, 0],
-        draws[1, 2, 1],
-    ]
+    assert drawn(1, 2) == [draws[1, 2, 0], draws[1, 2, 1]]
 
 
 def test_perturbed_weights():
