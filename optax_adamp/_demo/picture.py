@@ -15,8 +15,9 @@ from optax_adamp._demo import report
 from optax_adamp._demo.optimizers import OPTIMIZERS
 from optax_adamp._demo.training import History
 
-# Of Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLORS = {"adamw": "#56B4E9", "adamp": "#0072B2", "sgd": "#E69F00", "sgdp": "#D55E00"}
+# Of Okabe and Ito's palette, which colour-blind readers can tell apart. A baseline has
+# the color of its projected counterpart, a dashed line and open marks.
+COLORS = {"adamw": "#0072B2", "adamp": "#0072B2", "sgd": "#D55E00", "sgdp": "#D55E00"}
 
 SIZE = (10, 6.5)  # inches
 DOTS_PER_INCH = 150
@@ -106,7 +107,10 @@ def _style(name: str, *, marker: str) -> dict[str, Any]:
         "label": OPTIMIZERS[name].label,
         "color": COLORS[name],
         "linestyle": "-" if projected else "--",
-        "linewidth": 2,
+        # Neither hides the other: the dashed line lies above the solid and paler one.
+        "linewidth": 2.5 if projected else 1.5,
+        "alpha": 0.6 if projected else 1,
+        "zorder": 2 if projected else 3,
         "marker": marker,
         "markerfacecolor": COLORS[name] if projected else "white",
     }

@@ -261,6 +261,13 @@ def test_no_optimizer_decays_weights_and_sgds_have_momentum(name):
 # What it draws
 
 
+def on_white(name):
+    """The color of its line: that of what is projected is pale."""
+    style = picture._style(name, marker="")
+    rgb = [int(style["color"][i : i + 2], 16) for i in (1, 3, 5)]
+    return style["alpha"] * np.array(rgb) + (1 - style["alpha"]) * 255
+
+
 def test_picture_has_both_optimizers_in_all_panels(finished):
     *_, path = finished
     assert path.stat().st_size < 200_000
@@ -269,7 +276,7 @@ def test_picture_has_both_optimizers_in_all_panels(finished):
         pixels = np.asarray(image.convert("RGB"), np.int32)
     height, width = pixels.shape[0] * 9 // 10, pixels.shape[1]  # Below: the legend.
     for name in PAIR:
-        rgb = [int(picture.COLORS[name][i : i + 2], 16) for i in (1, 3, 5)]
+        rgb = on_white(name)
         for rows in (slice(height // 2), slice(height // 2, height)):
             for columns in (slice(width // 2), slice(width // 2, width)):
                 # The palette of the file may move a color a little.

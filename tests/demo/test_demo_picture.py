@@ -35,9 +35,16 @@ def drawn(histories):
     return figure
 
 
+def look_of(name):
+    style = picture._style(name, marker="")
+    return style["color"], style["linestyle"]
+
+
 def lines_of(axes):
     return {
-        line.get_color(): np.round(line.get_xydata(), 6).tolist()
+        (line.get_color(), line.get_linestyle()): np.round(
+            line.get_xydata(), 6
+        ).tolist()
         for line in axes.get_lines()
         if len(line.get_xydata()) and line.get_marker() not in ("_", "|")
     }
@@ -48,16 +55,16 @@ def test_panels_show_means_over_seeds():
     means = [20, 35, 50, 65, 80]
     middle = 3  # The scale of the third rate.
     for name, growths, mean in (("adamw", [1, 3], 0.2), ("sgdp", [1, 1.5], 0.6)):
-        color = picture.COLORS[name]
-        rates, accuracies = np.transpose(by_rate[color])
+        look = look_of(name)
+        rates, accuracies = np.transpose(by_rate[look])
         np.testing.assert_allclose(rates, OPTIMIZERS[name].rates, rtol=0.1)
         np.testing.assert_allclose(accuracies, means)
         steps = mean * np.arange(1, 6)
-        np.testing.assert_allclose(by_step[color], np.transpose([steps, means]))
+        np.testing.assert_allclose(by_step[look], np.transpose([steps, means]))
         growths = np.transpose([[0, 1], middle * np.array(growths)])
-        np.testing.assert_allclose(norm[color], growths)
-        np.testing.assert_allclose(step[color], [[1, middle * mean]])
-    assert by_rate[picture.COLORS["adamw"]][0] != by_rate[picture.COLORS["sgdp"]][0]
+        np.testing.assert_allclose(norm[look], growths)
+        np.testing.assert_allclose(step[look], [[1, middle * mean]])
+    assert by_rate[look_of("adamw")][0] != by_rate[look_of("sgdp")][0]
 
 
 def test_ticks_that_have_no_room_for_a_number_have_none():
@@ -70,14 +77,27 @@ def test_ticks_that_have_no_room_for_a_number_have_none():
     assert "0.03" in numbers
 
 
-def test_every_optimizer_has_its_color_and_axes_name_the_rates():
-    assert len(set(picture.COLORS.values())) == len(OPTIMIZERS)
+def test_every_optimizer_has_its_look_and_axes_name_the_rates():
+    assert len(set(map(look_of, OPTIMIZERS))) == len(OPTIMIZERS)
+    for name, optimizer in OPTIMIZERS.items():
+        color, line = look_of(name)
+        if optimizer.baseline is not None:
+            assert look_of(optimizer.baseline) == (color, "--")
+            assert line == "-"
     figure = drawn(HISTORIES)
     for axes in figure.axes[2:]:
         assert axes.get_xlabel() == "epoch (AdamW at 0.01, SGDP at 0.1)"
         assert [line.get_linestyle() for line in axes.get_lines()] == ["--", "-"]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["AdamW", "SGDP"]
+
+
+def test_no_dashed_line_is_hidden():
+    for axes in drawn(HISTORIES).axes[2:]:
+        dashed, solid = axes.get_lines()
+        assert dashed.get_zorder() > solid.get_zorder()
+        assert dashed.get_linewidth() < solid.get_linewidth()
+        assert solid.get_alpha() < 1
 
 
 @pytest.mark.parametrize("panel", [0, 1])
