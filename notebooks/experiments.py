@@ -195,6 +195,7 @@ def tune(
     at_once: int = 1,
     score: Callable[[dict[str, Any]], Any] = operator.itemgetter("validation"),
     data: Any = None,
+    climb: bool = False,
 ) -> dict[str, Choice]:
     """The setting of each candidate's grid with the best mean `validation` score.
 
@@ -208,6 +209,8 @@ def tune(
         one that JAX cannot compute.
       data: Arrays that `train` gets as a last argument, if any. Those of some megabytes
         that it takes from around it become constants, which are slow to compile.
+      climb: Whether to begin with the middle of the grid and its four neighbours, and
+        go on to those of the best until none is better, rather than to try all.
 
     Returns:
       The choices. What was tried is shown as a table, with a mark where the best lies
@@ -216,21 +219,24 @@ def tune(
     seeds = list(seeds)
     choices, rows = {}, []
     for name, candidate in candidates.items():
-        grid = [
-            Choice(rate, decay)
-            for rate in candidate.learning_rates
-            for decay in candidate.weight_decays
-        ]
-        runs = [(*setting, seed) for setting in grid for seed in seeds]
-        results = _run(train, candidate.make, runs, f"Tuning {name}", at_once, data)
-        each = (
-            jax.tree.map(operator.itemgetter(run), results) for run in range(len(runs))
-        )
-        scores = np.array([score(result) for result in each])
-        means = scores.reshape(len(grid), len(seeds)).mean(axis=1)
-        # A run that diverged is worse than any other.
-        best = grid[int(np.argmax(np.nan_to_num(means, nan=-np.inf)))]
+        means: dict[tuple[int, int], float] = {}  # by the places in the two lists
+        new = _first(candidate, climb=climb)
+        while new:
+            runs = [(*_setting(candidate, at), seed) for at in new for seed in seeds]
+            results = _run(train, candidate.make, runs, f"Tuning {name}", at_once, data)
+            each = (
+                jax.tree.map(operator.itemgetter(run), results)
+                for run in range(len(runs))
+            )
+            scores = np.array([score(result) for result in each])
+            # A run that diverged is worse than any other.
+            scores = np.nan_to_num(scores, nan=-np.inf).reshape(len(new), len(seeds))
+            means |= dict(zip(new, scores.mean(axis=1), strict=True))
+            around = _neighbours(candidate, max(means, key=means.__getitem__))
+            new = [at for at in around if at not in means] if climb else []
+        best = _setting(candidate, max(means, key=means.__getitem__))
         choices[name] = best
+        finite = [mean for mean in means.values() if math.isfinite(mean)]
         edge = [
             label
             for label, value, values in (
@@ -246,14 +252,40 @@ def tune(
                 "weight decays": _listed(candidate.weight_decays),
                 "best rate": f"{best.learning_rate:g}",
                 "best decay": f"{best.weight_decay:g}",
-                "validation": f"{np.nanmax(means):.2f}",
-                "range over the grid": f"{np.nanmin(means):.2f} to "
-                f"{np.nanmax(means):.2f}",
+                "validation": f"{max(finite):.2f}",
+                "settings tried": len(means),
+                "their range": f"{min(finite):.2f} to {max(finite):.2f}",
                 "at the edge": ", ".join(edge),
             }
         )
     _show(pd.DataFrame(rows))
     return choices
+
+
+def _setting(candidate: Candidate, at: tuple[int, int]) -> Choice:
+    rate, decay = at
+    return Choice(candidate.learning_rates[rate], candidate.weight_decays[decay])
+
+
+def _first(candidate: Candidate, *, climb: bool) -> list[tuple[int, int]]:
+    """The places in the grid that tuning begins with."""
+    rates, decays = len(candidate.learning_rates), len(candidate.weight_decays)
+    if not climb:
+        return [(rate, decay) for rate in range(rates) for decay in range(decays)]
+    middle = (rates // 2, decays // 2)
+    return [middle, *_neighbours(candidate, middle)]
+
+
+def _neighbours(candidate: Candidate, at: tuple[int, int]) -> list[tuple[int, int]]:
+    rate, decay = at
+    around = [
+        (rate - 1, decay),
+        (rate + 1, decay),
+        (rate, decay - 1),
+        (rate, decay + 1),
+    ]
+    rates, decays = len(candidate.learning_rates), len(candidate.weight_decays)
+    return [(r, d) for r, d in around if 0 <= r < rates and 0 <= d < decays]
 
 
 def repeat(
@@ -534,6 +566,46 @@ def plot_pairs(
     gains.set_ylim(len(pairs) - 0.5, -0.5)
     gains.xaxis.set_major_locator(MaxNLocator(5))
     gains.set(title="Paired difference, 95 % interval", xlabel=unit)
+    plt.show()
+
+
+def plot_differences(
+    results: Mapping[str, Mapping[str, np.ndarray]],
+    baseline: str,
+    others: Mapping[str, str],
+    *,
+    title: str,
+    unit: str,
+    score: str = "test",
+) -> None:
+    """Each seed's difference from the baseline, a row an optimizer, and the intervals.
+
+    Args:
+      results: Of `repeat`.
+      baseline: Whose scores are taken away.
+      others: What a row is called by optimizer. What is projected has full marks.
+      title: Of the figure.
+      unit: Of the difference, and which way is better.
+      score: Which entry of the results is drawn.
+    """
+    _, axis = plt.subplots(figsize=(7.5, 0.9 + 0.5 * len(others)))
+    before = np.asarray(results[baseline][score], np.float64)
+    for place, name in enumerate(others):
+        after = np.asarray(results[name][score], np.float64)
+        row = paired(before, after)
+        color = style(name)["color"]
+        inner = "white" if style(name)["linestyle"] == "--" else color
+        seeds = np.full(len(before), place + 0.22)
+        axis.plot(after - before, seeds, "|", color=color, alpha=0.6)
+        axis.plot(row["interval"], [place, place], color=color, linewidth=2)
+        axis.plot(row["difference"], place, "o", color=color, markerfacecolor=inner)
+    axis.axvline(0, color="0.3", linewidth=1)
+    axis.set_yticks(range(len(others)), list(others.values()))
+    axis.set_ylim(len(others) - 0.5, -0.5)
+    axis.set(
+        title=title,
+        xlabel=f"{unit}\n(line: 95 % interval of the mean; strokes: the seeds)",
+    )
     plt.show()
 
 

@@ -206,6 +206,58 @@ def test_tuning_says_where_the_best_lies_at_an_edge(rates, edge, monkeypatch):
     assert list(table["at the edge"]) == [edge]
 
 
+def test_climbing_goes_on_until_no_neighbour_is_better(monkeypatch):
+    rounds, shown = [], []
+
+    def run(train, make, runs, *_):
+        """Best at a rate of 4 and a decay of 0.3; larger rates diverge."""
+        rounds.append([(rate, decay) for rate, decay, _ in runs])
+        rates, decays, _ = np.transpose(runs)
+        score = -((rates - 4) ** 2) - (decays - 0.3) ** 2
+        return {"validation": np.where(rates > 4, np.nan, score)}
+
+    monkeypatch.setattr(experiments, "_run", run)
+    monkeypatch.setattr(experiments, "_show", shown.append)
+    candidate = experiments.Candidate(optax.adamw, [1, 2, 3, 4, 5], [0.1, 0.2, 0.3])
+    choices = experiments.tune(train, {"it": candidate}, seeds=(7,), climb=True)
+    assert rounds == [
+        [(3, 0.2), (2, 0.2), (4, 0.2), (3, 0.1), (3, 0.3)],
+        [(5, 0.2), (4, 0.1), (4, 0.3)],
+        [(5, 0.3)],
+    ]
+    assert choices == {"it": (4, 0.3)}
+    assert list(shown[0]["settings tried"]) == [9]
+
+
+def test_differences_are_drawn_from_the_baseline(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    results = {
+        "AdamW": {"test": np.array([1.0, 2.0, 3.0])},
+        "AdamP": {"test": np.array([2.0, 4.0, 4.0])},
+        "AdamW, less decay": {"test": np.array([1.0, 1.0, 2.0])},
+    }
+    rows = {"AdamP": "projected", "AdamW, less decay": "not projected"}
+    experiments.plot_differences(
+        results, "AdamW", rows, title="Test", unit="%, right is better"
+    )
+    (axis,) = plt.gcf().axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(rows.values())
+    drawn = [line.get_xdata() for line in axis.lines]
+    for place, name in enumerate(rows):
+        row = experiments.paired(results["AdamW"]["test"], results[name]["test"])
+        seeds, interval, mean = drawn[3 * place : 3 * place + 3]
+        np.testing.assert_array_equal(
+            seeds, results[name]["test"] - results["AdamW"]["test"]
+        )
+        np.testing.assert_allclose(interval, row["interval"])
+        np.testing.assert_allclose(mean, row["difference"])
+    # As style() has it for lines: what is not projected is hollow.
+    color = experiments.COLORS["AdamP"]
+    inner = [axis.lines[at].get_markerfacecolor() for at in (2, 5)]
+    assert inner == [color, "white"]
+    plt.close()
+
+
 def test_digits_are_split_without_overlap():
     parts = experiments.digits()
     assert [len(part.labels) for part in parts] == [1000, 297, 500]
