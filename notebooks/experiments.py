@@ -545,7 +545,8 @@ def plot_pairs(
         color = style(ours)["color"]
         left, right = 2.6 * place, 2.6 * place + 1
         scores.plot([left, right], [before, after], color="0.7", linewidth=0.8)
-        scores.plot([left] * len(before), before, "o", color=color, fillstyle="none")
+        of_baseline = style(baseline)["color"]
+        scores.plot([left] * len(before), before, "o", color=of_baseline, mfc="none")
         scores.plot([right] * len(after), after, "o", color=color)
         ticks += [left, right]
         names += [baseline, ours]
