@@ -319,8 +319,9 @@ def repeat(
 @functools.cache
 def _program(train: Train, make: Make) -> Callable[..., dict[str, Any]]:
     """One program serves tuning and testing: to compile it takes longer than a run."""
-    # LLVM's further passes take three times as long and gain nothing here.
-    options = {"xla_backend_optimization_level": 1}
+    # LLVM's further passes take three times as long and gain nothing here. A quick
+    # look has not even enough steps for the first of them.
+    options = {"xla_backend_optimization_level": 0 if QUICK else 1}
 
     def run(rate: jax.Array, decay: jax.Array, seed: jax.Array, data: Any) -> Any:
         return train(make, rate, decay, seed, *(() if data is None else (data,)))
