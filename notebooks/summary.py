@@ -115,7 +115,11 @@ def clearest(kept: Iterable[dict[str, Any]]) -> str:
     """Markdown: of each experiment the clearest gain and loss, of `with_holm`.
 
     Where no difference was seen at all, the comparison that came nearest to one.
+    Controls are left out: what follows the comma in both labels must be the same.
     """
+
+    def alike(row: Mapping[str, Any]) -> bool:
+        return row["baseline"].partition(",")[2] == row["ours"].partition(",")[2]
 
     def clearness(row: Mapping[str, Any]) -> float:
         low, high = row["interval"]
@@ -131,7 +135,9 @@ def clearest(kept: Iterable[dict[str, Any]]) -> str:
             f"[{result['task']}](notebooks/{result['experiment']}.ipynb); "
             f"{result['metric']}"
         )
-        in_order = sorted(result["comparisons"], key=clearness, reverse=True)
+        in_order = sorted(
+            filter(alike, result["comparisons"]), key=clearness, reverse=True
+        )
         first = {row["verdict"]: row for row in reversed(in_order)}
         seen = [first[verdict] for verdict in ("better", "worse") if verdict in first]
         for row in seen or in_order[:1]:

@@ -271,6 +271,9 @@ def test_clearest_gain_and_loss_beside_their_intervals():
     ]
     (line,) = shown(less, unseen)
     assert "a → unseen" in line
+    control = row("a, less decay", -5.0, [-5.1, -4.9], "worse")
+    (line,) = shown(wide, control)
+    assert "a → wide" in line
 
 
 def test_directions_are_those_of_the_verdicts():
