@@ -610,6 +610,7 @@ def unknown(path, *shape, **more):
         (unknown("block/gain", 1, 8, 1), None),
         (unknown("cls", 1, 1, 8), None),
         (unknown("pos_embedding", 1, 9, 8), None),
+        (unknown("latents", 1, 9, 8), None),
         (unknown("pos_embedding", 9, 8), None),
         (unknown("positions", 9, 8), None),
         (unknown("blocks/position", 3, 9, 8), None),
