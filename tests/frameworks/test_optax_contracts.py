@@ -39,7 +39,7 @@ CONTRACTS = {
 }
 
 # Every suite runs through the projection; the rest of them is for the patient.
-EVERY_DAY = ("adamp_vector", "sgdp_vector")
+EVERY_DAY = {(suite, "adamp_vector") for suite in SUITES} | {("alias", "sgdp_vector")}
 
 # At this learning rate, Nesterov momentum of 0.9 is stable up to a curvature of 1357,
 # and the minimum of the complex Rosenbrock function has one of 1802. No optimizer that
@@ -54,7 +54,7 @@ LEFT_OUT = {("alias", "sgdp_nesterov", UNSTABLE)}
         pytest.param(
             contract,
             id=f"{suite}-{optimizer}-{contract.name}",
-            marks=() if optimizer in EVERY_DAY else pytest.mark.nightly,
+            marks=() if (suite, optimizer) in EVERY_DAY else pytest.mark.nightly,
         )
         for (suite, optimizer), contracts in CONTRACTS.items()
         for contract in contracts

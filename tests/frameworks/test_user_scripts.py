@@ -87,15 +87,8 @@ TABLES = {
         """,
 }
 
-# Each takes its time: one is for everyone, the others are for the patient.
-EVERY_DAY = ("nnx_optimizer",)
-with_every_script = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in EVERY_DAY else pytest.mark.nightly)
-        for name in TABLES
-    ],
-)
+pytestmark = pytest.mark.nightly  # Each takes its time.
+with_every_script = pytest.mark.parametrize("name", TABLES)
 
 
 class Run(NamedTuple):
@@ -144,7 +137,6 @@ def test_description(name):
     assert [line.replace(times, "x") for line in [*shown, total]] == expected
 
 
-@pytest.mark.nightly
 def test_parameters_are_partitioned():
     output = run("scanned_partitioned_transformer").output
 
@@ -152,7 +144,6 @@ def test_parameters_are_partitioned():
     assert "a device has (16, 2, 1, 8) of it" in output
 
 
-@pytest.mark.nightly
 def test_learning_rate_follows_its_schedule():
     # One step before a cosine of 90 steps from 0.01 reaches zero.
     assert "learning rate: 3.05e-06" in run("keyword_config").output
@@ -177,7 +168,6 @@ SWAPS = {
 }
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("name", SWAPS)
 def test_adamw_by_a_swap_of_one_word(name, monkeypatch):
     """It trains too, but lets the norm of a weight grow that AdamP holds."""

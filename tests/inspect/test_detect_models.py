@@ -254,13 +254,13 @@ CASES = [
 ]
 
 
-EVERY_DAY = ("NNX, BatchNorm", "NNX, q and k")
+EVERY_DAY = [("NNX, BatchNorm", "float32")]
 
 
 @pytest.mark.parametrize(
     ("name", "precision"),
     [
-        pytest.param(*case, marks=() if case[0] in EVERY_DAY else pytest.mark.nightly)
+        pytest.param(*case, marks=() if case in EVERY_DAY else pytest.mark.nightly)
         for case in CASES
     ],
 )

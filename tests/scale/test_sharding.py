@@ -40,8 +40,13 @@ EVERY_DAY = [((8,), AxisType.Explicit)]
             for axis_type in (AxisType.Auto, AxisType.Explicit)
         ],
         # What differs from AdamP knows nothing of axes.
-        (sgdp, (4, 2), AxisType.Auto),
-        pytest.param(*(sgdp, (2, 2, 2), AxisType.Explicit), marks=pytest.mark.nightly),
+        *[
+            pytest.param(sgdp, mesh_shape, axis_type, marks=pytest.mark.nightly)
+            for mesh_shape, axis_type in (
+                ((4, 2), AxisType.Auto),
+                ((2, 2, 2), AxisType.Explicit),
+            )
+        ],
     ],
 )
 def test_steps(optimizer, mesh_shape, axis_type):
