@@ -1,6 +1,7 @@
 """Under jit the steps of sharded parameters are those of one device."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -23,30 +24,20 @@ def assert_sharded(tree, expected):
     jax.tree.map(check, tree, expected)
 
 
-EVERY_DAY = [((8,), AxisType.Explicit)]
+CASES = [
+    *itertools.product([adamp], steps.MESHES, [AxisType.Auto, AxisType.Explicit]),
+    # What differs from AdamP knows nothing of axes.
+    (sgdp, (4, 2), AxisType.Auto),
+    (sgdp, (2, 2, 2), AxisType.Explicit),
+]
+EVERY_DAY = [(adamp, (8,), AxisType.Explicit)]
 
 
 @pytest.mark.parametrize(
     ("optimizer", "mesh_shape", "axis_type"),
     [
-        *[
-            pytest.param(
-                *(adamp, mesh_shape, axis_type),
-                marks=()
-                if (mesh_shape, axis_type) in EVERY_DAY
-                else pytest.mark.nightly,
-            )
-            for mesh_shape in steps.MESHES
-            for axis_type in (AxisType.Auto, AxisType.Explicit)
-        ],
-        # What differs from AdamP knows nothing of axes.
-        *[
-            pytest.param(sgdp, mesh_shape, axis_type, marks=pytest.mark.nightly)
-            for mesh_shape, axis_type in (
-                ((4, 2), AxisType.Auto),
-                ((2, 2, 2), AxisType.Explicit),
-            )
-        ],
+        pytest.param(*case, marks=() if case in EVERY_DAY else pytest.mark.nightly)
+        for case in CASES
     ],
 )
 def test_steps(optimizer, mesh_shape, axis_type):
