@@ -59,12 +59,11 @@ def _product(
                 shared,
                 left_is_input=not _is_input_contracted(value, reduction),
             )
-        elif value.tracks and all(t.equation for t in value.tracks):
-            if value.tracks[0].equation == operation.equation and not other.tracks:
-                return _partly_contracted(operation, sides, value is left)
-            operation.combine(value)
         elif value.tracks:
-            _contract_rows(operation, value, reduction, shared, other)
+            equation = value.tracks[0].equation
+            if equation == operation.equation and _is_open(value) and not other.tracks:
+                return _partly_contracted(operation, sides, value is left)
+            _contract_kernel(operation, value, reduction, shared, other)
     return data
 
 
@@ -81,6 +80,11 @@ def _is_input_contracted(value: Value, reduction: Sequence[int]) -> bool:
     return not left or any(track.axes_at(*reduction) for track in left)
 
 
+def _is_open(value: Value) -> bool:
+    """Whether an einsum with more operands has made it, and may go on with it."""
+    return all(track.equation for track in value.tracks)
+
+
 def _contract_kernel(
     operation: Operation,
     kernel: Value,
@@ -91,7 +95,7 @@ def _contract_kernel(
     """A kernel of parameters meets data; those that data made may be rows, or not."""
     if kernel.is_weight:
         operation.contract(kernel, reduction, shared)
-    elif any(track.equation for track in kernel.tracks):
+    elif _is_open(kernel):
         operation.combine(kernel)
     else:
         _contract_rows(operation, kernel, reduction, shared, other)
