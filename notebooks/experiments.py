@@ -24,6 +24,7 @@ import numpy as np
 import optax
 import pandas as pd
 import scipy.stats
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.ticker import MaxNLocator
 from sklearn.datasets import load_digits
@@ -192,7 +193,7 @@ def tune(
     candidates: Mapping[str, Candidate],
     *,
     seeds: Iterable[int] = (1000,),
-    at_once: int = 1,
+    at_once: int | None = None,
     score: Callable[[dict[str, Any]], Any] = operator.itemgetter("validation"),
     data: Any = None,
     climb: bool = False,
@@ -204,7 +205,8 @@ def tune(
         anything but its `test` score, which is not read here.
       candidates: The optimizers by name.
       seeds: Every setting runs from each of them. `repeat` needs others.
-      at_once: How many runs share a program on a CPU, by `vmap`.
+      at_once: How many runs share a program, by `vmap`. By default one on a CPU, and
+        all elsewhere.
       score: From what `train` returned, as NumPy arrays, to the validation score; for
         one that JAX cannot compute.
       data: Arrays that `train` gets as a last argument, if any. Those of some megabytes
@@ -294,7 +296,7 @@ def repeat(
     choices: Mapping[str, Choice],
     *,
     seeds: Iterable[int],
-    at_once: int = 1,
+    at_once: int | None = None,
     data: Any = None,
 ) -> dict[str, dict[str, Any]]:
     """Trains every candidate with its choice, from each of the seeds, as `tune` does.
@@ -337,12 +339,12 @@ def _run(
     make: Make,
     runs: Sequence[tuple[float, float, int]],
     label: str,
-    at_once: int,
+    at_once: int | None,
     data: Any,
 ) -> dict[str, Any]:
-    """All runs, some at once: on a CPU in two threads, elsewhere in one program."""
+    """All runs, some at once: by `vmap`, and on a CPU in two threads."""
     on_cpu = jax.default_backend() == "cpu"
-    size = at_once if on_cpu else len(runs)
+    size = at_once or (1 if on_cpu else len(runs))
     padded = list(runs) + [runs[-1]] * (-len(runs) % size)
     chunks = [padded[at : at + size] for at in range(0, len(padded), size)]
     program = _program(train, make)
@@ -629,5 +631,8 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _show(table: pd.DataFrame, kept: Mapping[str, Any] | None = None) -> None:
+    if get_ipython() is None:  # so this is a script
+        print(table.to_string(index=False))
+        return
     bundle = {"text/html": table.to_html(index=False), "text/plain": str(table)}
     display({**bundle, **(kept or {})}, raw=True)

@@ -77,6 +77,23 @@ def test_runs(name, monkeypatch, tmp_path):
         assert rows(quick) <= rows(full)
 
 
+def test_script_for_a_gpu_runs_small_on_a_cpu():
+    pytest.importorskip("pandas", reason='needs pip install -e ".[notebooks]"')
+    ran = subprocess.run(
+        [sys.executable, NOTEBOOKS / "resnet_on_gpu.py"],
+        env=os.environ | {"OPTAX_ADAMP_QUICK": "1", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    compared = re.findall(r"(?m)^ *(\w+)(\D*) → (\w+)\2 ", ran.stdout)
+    pairs = ["SGD", "SGDP"], ["AdamW", "AdamP"]
+    assert [(before, ours, rest) for before, rest, ours in compared] == [
+        (*pair, rest) for pair in pairs for rest in ("", ", no decay")
+    ]
+
+
 def rows(result):
     return {
         (row["baseline"], row["ours"], row["paper"]) for row in result["comparisons"]
