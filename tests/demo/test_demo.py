@@ -218,6 +218,7 @@ def test_no_held_out_digit_is_learned(monkeypatch):
     parts = [np.unique(split.images, axis=0) for split in splits]
     assert [len(part) for part in parts] == [898, 449, 450]
     assert len(np.unique(np.concatenate(parts), axis=0)) == 1797
+    assert [part.max() for part in parts] == [1, 1, 1]
     shares = [np.bincount(split.labels) / len(split.labels) for split in splits]
     np.testing.assert_allclose(shares[1:], [shares[0]] * 2, atol=4e-3)
 

@@ -69,6 +69,19 @@ def test_help_names_every_optimizer_and_where_the_picture_goes(capsys):
     printed = capsys.readouterr().out
     for word in (*OPTIMIZERS, cli.PICTURE):
         assert word in printed
+    options = re.split(r"\n  (?=--)", printed.partition("\nexamples:")[0])[1:]
+    assert len(options) == 4
+    assert all("(default:" in option for option in options)
+
+
+def test_examples_of_the_help_run(trained, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    prefix = "  python -m optax_adamp"
+    lines = capsys.readouterr().out.splitlines()
+    examples = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+    assert [cli.main(example.split()) for example in examples] == [0, 0, 0]
 
 
 def test_defaults(trained, monkeypatch, tmp_path, capsys):

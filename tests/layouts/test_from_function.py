@@ -223,6 +223,11 @@ def test_reason_of_what_is_not_used():
     assert "not used" in why["spare"]
 
 
+def test_reason_of_what_sums_over_no_axis():
+    why = reasons(lambda params, x: jnp.tensordot(x, params["w"], 0), W, floats(8))
+    assert why["w"].startswith("one number a channel")
+
+
 def test_reason_of_an_override():
     override = {"w": Spec(1, 0)}
     why = reasons(lambda params, x: x @ params["w"], W, X, overrides=override)
