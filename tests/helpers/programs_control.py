@@ -267,6 +267,11 @@ def gradient_of_images(images, kernel):
 
 
 GRADIENTS = {
+    "backward alone": program(
+        lambda y, w: jax.linear_transpose(lambda x: x @ w, X)(y)[0],
+        floats(8, 6),
+        w="r4 o6",
+    ),
     "descent on an energy": program(descent_on_energy, X, w="r4 o6", v="r6 o5"),
     "gradient penalty": program(gradient_penalty, X, w="r4 o6", v="r6 o5"),
     "through scanned layers": program(gradient_through_layers, X, w=STACK),

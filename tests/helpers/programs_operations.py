@@ -141,6 +141,11 @@ FUSED = {
     "concatenated along the inputs": program(
         lambda x, a, b: x @ jnp.concatenate([a, b]), X, a="r3 o6", b="r1 o6"
     ),
+    "put into a larger array": program(
+        lambda x, w: x @ lax.dynamic_update_slice(jnp.zeros((4, 8)), w, (0, 1)),
+        X,
+        w="r4 o6",
+    ),
     "stacked before the product": program(
         lambda x, q, k: jnp.einsum("bi,pio->pbo", x, jnp.stack([q, k])),
         X,
@@ -240,6 +245,7 @@ ARITHMETIC = {
         lambda x, w, a, b: (w + b @ a) @ x.T, X, w="o6 r4", a="o2 r4", b="o6 r2"
     ),
     "mask": program(lambda x, w: x @ (w * MASK), X, w="r4 o6"),
+    "cumulated": program(lambda x, w: x @ jnp.cumsum(w, axis=0), X, w="r4 o6"),
     "mask by selection": program(
         lambda x, w: x @ jnp.where(MASK > 0, w, 0), X, w="r4 o6"
     ),

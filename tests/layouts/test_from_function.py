@@ -228,6 +228,13 @@ def test_reason_of_what_sums_over_no_axis():
     assert why["w"].startswith("one number a channel")
 
 
+def test_reason_of_what_is_padded_with_data():
+    def padded(params, x):
+        return lax.pad(params["w"], x[0, 0], [(0, 0, 0), (1, 1, 0)])
+
+    assert reasons(padded, W, X)["w"].startswith("elementwise")
+
+
 def test_reason_of_an_override():
     override = {"w": Spec(1, 0)}
     why = reasons(lambda params, x: x @ params["w"], W, X, overrides=override)
