@@ -138,6 +138,14 @@ FUSED = {
     "concatenated before the product": program(
         lambda x, q, k: x @ jnp.concatenate([q, k.T], 1), X, q="r4 o6", k="o5 r4"
     ),
+    "entries of a stack concatenated": program(
+        lambda x, w: x @ jnp.concatenate([w[:, 0], w[:, 1]], 1), X, w="r4 o2 o6"
+    ),
+    "entries taken by arrays concatenated": program(
+        lambda x, w: x @ jnp.concatenate([w[jnp.array([i])][0] for i in (0, 1)], 1),
+        X,
+        w="o2 r4 o6",
+    ),
     "concatenated along the inputs": program(
         lambda x, a, b: x @ jnp.concatenate([a, b]), X, a="r3 o6", b="r1 o6"
     ),
@@ -296,6 +304,9 @@ PARTS = {
     ),
     "joined by a product with i": program(
         lambda x, w: x @ (w[..., 0] + 1j * w[..., 1]).T, X, w="o6 r4 r2"
+    ),
+    "joined by blocks": program(
+        lambda x, w: x @ jnp.block([[w[0], w[1]], [-w[1], w[0]]]), X, w="r2 r2 o6"
     ),
     "joined from two arrays": program(
         lambda x, re, im: x @ lax.complex(re, im).T, X, re="o6 r4", im="o6 r4"

@@ -1,5 +1,7 @@
 """Operations that move, cut, join and add up the entries of one array."""
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 from optax_adamp.layouts._program import tracks
@@ -134,9 +136,7 @@ def _joined(
 
     Before JAX 0.10 a stack is written like this too, of values with a single entry.
     """
-    values = [_placed(value, axis) for value in values]
-    if all(value.shape[axis] == 1 for value in values):
-        values = _restacked(values, axis)
+    values = _restacked([_placed(value, axis) for value in values], axis)
     tracked = [value for value in values if value.tracks]
     if any(value.is_data for value in values):
         operation.combine(*tracked)
@@ -163,20 +163,32 @@ def _placed(value: Value, axis: int) -> Value:
 
 
 def _restacked(values: list[Value], axis: int) -> list[Value]:
-    """Gives an axis back of which single entries were taken and are stacked again."""
-    parameters = {track.parameter for value in values for track in value.tracks}
-    chosen = {entry for value in values for t in value.tracks for entry in t.selection}
-    axes = {entry[0] for entry in chosen}
-    if len(parameters) != 1 or len(axes) != 1 or len(chosen) != len(values):
-        return values
-    [back] = axes
+    """Gives axes back whose entries were taken one by one, and lie side by side again.
+
+    In which order is noted in their place: the blocks of a complex kernel lie in
+    another order in each row, and are parts of one number after all.
+    """
+    entries: dict[tuple[int, int], list[object]] = defaultdict(list)
+    for track in (track for value in values for track in value.tracks):
+        for own, entry in track.selection:
+            entries[track.parameter, own].append(entry)
 
     def restore(track: Track) -> Track:
+        back = {
+            own: tuple(entries[track.parameter, own])
+            for own, _ in track.selection
+            if len({*entries[track.parameter, own]}) > 1 and own not in track.axes()
+        }
+        if not back:
+            return track
         dimensions = [*track.dimensions]
-        dimensions[axis] = (Part((back,), 1),)
-        gone = frozenset(entry for entry in track.gone if entry[0] != back)
+        size = math.prod(part.size for part in dimensions[axis])
+        dimensions[axis] = (Part(tuple(sorted({*back} | track.axes_at(axis))), size),)
+        kept = {entry for entry in track.selection if entry[0] not in back}
         return track._replace(
-            dimensions=tuple(dimensions), gone=gone, selection=frozenset()
+            dimensions=tuple(dimensions),
+            gone=frozenset(entry for entry in track.gone if entry[0] not in back),
+            selection=frozenset(kept | {*back.items()}),
         )
 
     return [map_tracks(value, restore) for value in values]

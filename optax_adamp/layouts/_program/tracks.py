@@ -7,7 +7,7 @@ the parameter are in it.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import NamedTuple
 
 from optax_adamp._axes import Shape
@@ -59,6 +59,15 @@ class Track(NamedTuple):
     def that_became(self, *roles: str) -> set[int]:
         """The axes that have left the value in one of these ways."""
         return {axis for axis, role in self.gone if role in roles}
+
+    def without(self, axes: Set[int]) -> "Track":
+        """The track with some axes no longer in the value."""
+
+        def rest(part: Part) -> Part:
+            return part._replace(axes=tuple(a for a in part.axes if a not in axes))
+
+        dimensions = (tuple(map(rest, dimension)) for dimension in self.dimensions)
+        return self._replace(dimensions=tuple(dimensions))
 
     def became(self, axes: Iterable[int], role: str) -> "Track":
         """The track after some axes have left the value."""
@@ -278,7 +287,7 @@ def _join(one: Track, other: Track) -> Track | None:
     if one.dimensions != other.dimensions:
         return _fuller(one, other)
     apart = {axis for axis, _ in one.selection ^ other.selection}
-    joined = one.became(apart, REDUCTION) if apart else one
+    joined = one.without(apart).became(apart, REDUCTION) if apart else one
     return joined._replace(
         gone=joined.gone | other.gone,
         has_gradient=one.has_gradient or other.has_gradient,
