@@ -30,14 +30,15 @@ SEEDS = range(2 if QUICK else 3)
 
 
 def made_of_digits(split: Split, copies: int, rng: np.random.Generator) -> Split:
-    """Each digit so many times, in some colour, before two fainter ones and noise."""
+    """Each digit so many times, in some colour, among two darker ones, and noise."""
     digits = split.images[..., 0].repeat(2, axis=1).repeat(2, axis=2)
     count = copies * len(digits)
     own = np.tile(np.arange(len(digits)), copies)
     images = rng.normal(0, 0.2, (count, SIZE, SIZE, 3))
-    for brightness in (0.7, 0.7, 1.0):
+    for brightness in (0.6, 0.6, 1.0):
         which = own if brightness == 1 else rng.integers(len(digits), size=count)
-        colors = brightness * rng.uniform(0.4, 1, (count, 3))
+        colors = rng.uniform(0.3, 1, (count, 3))
+        colors *= brightness / colors.max(axis=1, keepdims=True)
         rows, columns = rng.integers(SIZE - 15, size=(2, count))
         for image, digit, color, row, column in zip(
             images, digits[which], colors, rows, columns, strict=True
