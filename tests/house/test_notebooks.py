@@ -408,3 +408,9 @@ def test_runs_are_compared_by_their_intervals():
 def test_kept_outputs_are_small():
     sizes = {name: os.path.getsize(NOTEBOOKS / f"{name}.ipynb") for name in NAMES}
     assert max(sizes.values()) < 3e6, sizes
+
+
+@each
+def test_no_cell_is_long(name):
+    """Lines of code, blank ones among them."""
+    assert max(len(source(cell).splitlines()) for cell in code_cells(name)) <= 40
