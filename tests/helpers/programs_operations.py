@@ -154,6 +154,23 @@ FUSED = {
         X,
         w="r4 o6",
     ),
+    "set in a larger array": program(
+        lambda x, w: x @ jnp.zeros((8, 6)).at[jnp.array([0, 2, 4, 6])].set(w),
+        floats(5, 8),
+        w="r4 o6",
+    ),
+    "added to columns of another": program(
+        lambda x, w, v: x @ w.at[:, 1:3].add(v), X, w="r4 o6", v="r4 o2"
+    ),
+    "with one row set": program(
+        lambda x, w, row: x @ w.at[0].set(row), X, w="r4 o6", row="-6"
+    ),
+    "held back together": program(
+        lambda x, w, v: x @ jnp.add(*lax.optimization_barrier((w, v))),
+        X,
+        w="r4 o6",
+        v="r4 o6",
+    ),
     "stacked before the product": program(
         lambda x, q, k: jnp.einsum("bi,pio->pbo", x, jnp.stack([q, k])),
         X,

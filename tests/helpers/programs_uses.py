@@ -47,6 +47,11 @@ def smoothed(tokens, table):
 
 
 LOOKUPS = {
+    "a table for each entry of a batch": program(
+        lambda tokens, w: jax.vmap(lambda table, i: table[i])(w, tokens),
+        indices(3, 5),
+        w="b3 o9 r4",
+    ),
     "rows before a constant filter": program(smoothed, TOKENS, table=TABLE),
     "indexing": program(lambda tokens, table: table[tokens], TOKENS, table=TABLE),
     "take": program(

@@ -397,6 +397,23 @@ def test_override_answers_what_the_program_does_not(fn, spec):
     assert axes == {"w": spec and ((1,), (0,))}
 
 
+def test_entries_of_a_triangle_have_no_axes():
+    def triangular(params, x):
+        place = jnp.tril_indices(4)
+        return x @ jax.vmap(jnp.zeros((4, 4)).at[place].set)(params["w"]).sum(0)
+
+    params = {"w": floats(3, 10)}
+    assert read(triangular, params, X) == {"w": None}
+    assert reasons(triangular, params, X)["w"].startswith("elementwise")
+
+
+def test_error_of_a_kernel_that_is_sorted_beside_something():
+    def ranked(params, x):
+        return x @ (jnp.argsort(params["w"], axis=0) * params["w"])
+
+    assert "it goes into the operation 'sort'" in error(ranked, W, X)
+
+
 def test_all_parameters_without_an_answer_are_named_at_once():
     params = {"a": floats(4, 4), "b": floats(4, 4), "c": floats(4, 4)}
 

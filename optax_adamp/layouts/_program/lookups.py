@@ -3,6 +3,7 @@
 from optax_adamp.layouts._program import tracks
 from optax_adamp.layouts._program.moves import cut
 from optax_adamp.layouts._program.tracks import (
+    BATCH,
     PICKED,
     Part,
     Track,
@@ -85,7 +86,7 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
     )
 
     def move(track: Track) -> Track:
-        rows = track.axes_at(*picked)
+        rows, tables = track.axes_at(*picked), track.axes_at(*batching)
         own = tuple(sorted(rows)) if is_lookup else ()
         dimensions = [unowned(size) for size in shape]
         for place, axis in zip(offset, windows, strict=True):
@@ -96,14 +97,18 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
                 dimension = (Part(tuple(sorted(track.axes_at(axis))), shape[place]),)
             dimensions[place] = dimension
         for place, index_axis in zip(free, index_axes, strict=True):
-            if index_axis in batch_of:
+            if index_axis in batch_of and is_lookup:
+                dimensions[place] = unowned(shape[place])
+            elif index_axis in batch_of:
                 dimensions[place] = track.dimensions[batch_of[index_axis]]
             else:
                 dimensions[place] = (Part(own, shape[place]),)
         track = track._replace(dimensions=tuple(dimensions))
         if not is_lookup:
             return track.became(rows, tracks.SELECTED)
-        return track.became(rows, PICKED)._replace(looked_up=operation.where)
+        # Each entry of a batch has a table of its own.
+        track = track.became(tables, BATCH).became(rows, PICKED)
+        return track._replace(looked_up=operation.where)
 
     if not is_lookup:
         for axis in picked:

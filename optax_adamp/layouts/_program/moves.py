@@ -197,13 +197,38 @@ def _restacked(values: list[Value], axis: int) -> list[Value]:
 @MOVES.named("dynamic_update_slice", "scatter", "scatter-add", "scatter_add")
 def _update(operation: Operation, values: list[Value]) -> list[Value]:
     value, *others = values
-    if operation.name == "dynamic_update_slice" and not any(v.is_data for v in values):
-        place = tracks.resize(others[0], value.shape)
-        return [combined(operation, [value, place], value.shape)]
     if value.is_weight and not any(other.is_data or other.tracks for other in others):
         return [value]
+    if not any(v.is_data for v in values):
+        if operation.name == "dynamic_update_slice":
+            placed = others[0]
+        else:
+            placed = _in_order_of_operand(operation, *others)
+        if placed is not None:
+            placed = tracks.resize(placed, value.shape)
+            return [combined(operation, [value, placed], value.shape)]
     operation.combine(*(v for v in values if v.tracks))
     return [plain_of(values, operation.shapes[0])]
+
+
+def _in_order_of_operand(
+    operation: Operation, indices: Value, updates: Value
+) -> Value | None:
+    """What a scatter writes, with its axes in the order of those it is written to.
+
+    None if there is no such order, as for the entries of a triangle.
+    """
+    numbers = operation.params["dimension_numbers"]
+    window, inserted = [*numbers.update_window_dims], [*numbers.inserted_window_dims]
+    scattered = [axis for axis in range(len(updates.shape)) if axis not in window]
+    if indices.tracks or len(scattered) not in (0, len(inserted)):
+        return None
+    sources: list[int | None] = []
+    for axis in range(len(window) + len(inserted)):
+        left = scattered if axis in inserted else window
+        sources.append(left.pop(0) if left else None)
+    shape = tuple(1 if place is None else updates.shape[place] for place in sources)
+    return tracks.rearrange(updates, sources, shape)
 
 
 # Sums.
