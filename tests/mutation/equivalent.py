@@ -38,6 +38,27 @@ _EQUIVALENT = {
             "call -> argument 0",
         ),
         ("return frozenset(found)", "call -> argument 0"),
+        ("selection=frozenset(kept | {*back.items()}),", "call -> argument 0"),
+    ],
+    "A tuple has index, too.": [
+        (
+            'places = list(operation.params["broadcast_dimensions"])',
+            "call -> argument 0",
+        ),
+    ],
+    "That they are not the same is all that counts.": [
+        ("starts[axis] += shape[axis]", "Add -> Sub"),
+        (
+            "LINKED_LEFT, LINKED_RIGHT, LINKED = "
+            '"linked left", "linked right", "linked"',
+            "'linked right' -> 'XX...'",
+        ),
+    ],
+    "Rows that were looked up have a place.": [
+        (
+            'looked_up: str = ""  # The place where rows were taken out, if they were.',
+            "'' -> 'XX...'",
+        ),
     ],
     "Its truth alone counts.": [
         ("is_lookup = bool(picked) and (", "call -> argument 0"),

@@ -97,9 +97,7 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
                 dimension = (Part(tuple(sorted(track.axes_at(axis))), shape[place]),)
             dimensions[place] = dimension
         for place, index_axis in zip(free, index_axes, strict=True):
-            if index_axis in batch_of and is_lookup:
-                dimensions[place] = unowned(shape[place])
-            elif index_axis in batch_of:
+            if index_axis in batch_of and not is_lookup:
                 dimensions[place] = track.dimensions[batch_of[index_axis]]
             else:
                 dimensions[place] = (Part(own, shape[place]),)
