@@ -1,6 +1,6 @@
 """What a step costs, measured side by side with what it replaces.
 
-    python tests/benchmarks             # some 20 minutes on two cores
+    python tests/benchmarks             # some 25 minutes on two cores
     python tests/benchmarks --quick     # a look at the code, in a minute: no result
     python tests/benchmarks --only step train
 
@@ -11,6 +11,7 @@ larger, in bfloat16.
 
 import argparse
 import datetime
+import functools
 import os
 import platform
 import statistics
@@ -101,9 +102,11 @@ def compare_training(options: Options) -> tuple[list[Any], list[str]]:
     ratios = []
     for task in tasks:
         axes = task.dimension_numbers
+        adamp = functools.partial(optax_adamp.adamp, 1e-4, weight_decay=1e-2)
         optimizers = {
             "adamw": optax.adamw(1e-4, weight_decay=1e-2),
-            "adamp": optax_adamp.adamp(1e-4, weight_decay=1e-2, dimension_numbers=axes),
+            "adamp": adamp(dimension_numbers=axes),
+            "adamp, fixed": adamp(dimension_numbers=trees.fixed_views(axes)),
         }
         runs = {
             name: run_program(*training_steps.training_step(task, tx), task.batch)
@@ -119,7 +122,8 @@ def compare_compilation(options: Options) -> tuple[list[Any], list[str]]:
     shapes = [(256, 256), (256,), (256,), (256, 1024), (1024,), (3, 3, 64, 64)]
     repeats, rounds = (1, 1) if options.quick else (50, 5)
     problem = problems.make_problem(trees.matrices(*shapes * repeats), None)
-    seconds_of = {name: [] for name in ("adamw", "adamp", "sgd", "sgdp")}
+    names = ("adamw", "adamp", "adamp, fixed", "sgd", "sgdp", "sgdp, fixed")
+    seconds_of = {name: [] for name in names}
     for _ in tqdm(range(rounds), desc="compilation"):
         for name, measured in seconds_of.items():
             measured.append(JAX_CONTENDERS[name](problem).compile_seconds)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 import optax_adamp
+import trees
 from port import adamp_port
 from problems import Problem
 
@@ -108,19 +109,21 @@ def with_torch(name: str, *, compiled: bool = False, **options: Any) -> Contende
     return prepare
 
 
+def _adamp(axes: Any) -> optax.GradientTransformation:
+    return optax_adamp.adamp(RATE, weight_decay=ADAM_DECAY, dimension_numbers=axes)
+
+
+def _sgdp(axes: Any) -> optax.GradientTransformation:
+    return optax_adamp.sgdp(RATE, weight_decay=SGD_DECAY, dimension_numbers=axes)
+
+
 JAX_CONTENDERS: dict[str, Contender] = {
     "adamw": with_jax(lambda _: optax.adamw(RATE, weight_decay=ADAM_DECAY)),
-    "adamp": with_jax(
-        lambda axes: optax_adamp.adamp(
-            RATE, weight_decay=ADAM_DECAY, dimension_numbers=axes
-        )
-    ),
+    "adamp": with_jax(_adamp),
+    "adamp, fixed": with_jax(lambda axes: _adamp(trees.fixed_views(axes))),
     "sgd": with_jax(lambda _: optax.sgd(RATE, momentum=0.9)),
-    "sgdp": with_jax(
-        lambda axes: optax_adamp.sgdp(
-            RATE, weight_decay=SGD_DECAY, dimension_numbers=axes
-        )
-    ),
+    "sgdp": with_jax(_sgdp),
+    "sgdp, fixed": with_jax(lambda axes: _sgdp(trees.fixed_views(axes))),
     "port": with_jax(lambda axes: adamp_port(RATE, ADAM_DECAY, axes)),
 }
 TORCH_CONTENDERS: dict[str, Contender] = {
@@ -133,7 +136,9 @@ TORCH_CONTENDERS: dict[str, Contender] = {
 # What is said of whom: the first takes so many times as long as the second.
 RATIOS = (
     ("adamp", "adamw"),
+    ("adamp, fixed", "adamw"),
     ("sgdp", "sgd"),
+    ("sgdp, fixed", "sgd"),
     ("port", "adamw"),
     ("torch adamp", "adamp"),
     ("torch adamp, compiled", "adamp"),

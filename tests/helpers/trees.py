@@ -1,12 +1,15 @@
 """The shapes of parameters, and those of networks in use, without values."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from optax_adamp import ProjectionDimensionNumbers, layouts
+from optax_adamp._mesh_axes import OWN
+from optax_adamp._parameters import resolve_parameters
 from optax_adamp._trees import format_path, named_leaves
 
 
@@ -108,6 +111,19 @@ def gpt2_dimension_numbers(*, scanned: bool) -> dict[str, Any]:
         "blocks": layouts.stacked(plain, axis=0) if scanned else plain,
         "norm": plain,
     }
+
+
+def fixed_views(dimension_numbers: Any) -> Callable[[Any], Any]:
+    """What detection gives where all kernels are scale-invariant: the channel view."""
+
+    def specs(params: Any) -> Any:
+        parameters = resolve_parameters({"params": params}, dimension_numbers, OWN)
+        return jax.tree.structure(params).unflatten(
+            axes and axes.spec()._replace(view="channel")
+            for axes in (parameter.axes for parameter in parameters)
+        )
+
+    return specs
 
 
 def size(tree: Any) -> int:
