@@ -52,6 +52,11 @@ LOOKUPS = {
         indices(3, 5),
         w="b3 o9 r4",
     ),
+    "segments, of which the second was set": program(
+        lambda x, table: jnp.tanh(x + table[jnp.zeros(5, int).at[3:].set(1)]),
+        floats(8, 5, 4),
+        table=TABLE,
+    ),
     "rows before a constant filter": program(smoothed, TOKENS, table=TABLE),
     "indexing": program(lambda tokens, table: table[tokens], TOKENS, table=TABLE),
     "take": program(

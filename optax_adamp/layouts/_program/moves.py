@@ -199,7 +199,7 @@ def _update(operation: Operation, values: list[Value]) -> list[Value]:
     value, *others = values
     if value.is_weight and not any(other.is_data or other.tracks for other in others):
         return [value]
-    if not any(v.is_data for v in values):
+    if any(v.tracks for v in values) and not any(v.is_data for v in values):
         if operation.name == "dynamic_update_slice":
             placed = others[0]
         else:
