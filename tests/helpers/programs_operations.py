@@ -1,5 +1,6 @@
 """Axes read from products, convolutions and what is done to a kernel before them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -164,6 +165,15 @@ FUSED = {
     ),
     "with one row set": program(
         lambda x, w, row: x @ w.at[0].set(row), X, w="r4 o6", row="-6"
+    ),
+    "with one row of each of a batch set": program(
+        lambda x, w, rows: (
+            x
+            @ jax.vmap(lambda w, row, at: w.at[at].set(row))(w, rows, jnp.array([1, 2]))
+        ),
+        floats(2, 8, 4),
+        w="b2 r4 o6",
+        rows="-2 -6",
     ),
     "held back together": program(
         lambda x, w, v: x @ jnp.add(*lax.optimization_barrier((w, v))),

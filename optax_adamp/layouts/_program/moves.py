@@ -219,14 +219,22 @@ def _in_order_of_operand(
     None if there is no such order, as for the entries of a triangle.
     """
     numbers = operation.params["dimension_numbers"]
-    window, inserted = [*numbers.update_window_dims], [*numbers.inserted_window_dims]
+    window, inserted = [*numbers.update_window_dims], numbers.inserted_window_dims
+    # The axes that the updates have from the indices; those of a batch are known.
     scattered = [axis for axis in range(len(updates.shape)) if axis not in window]
+    batching: tuple[int, ...] = numbers.operand_batching_dims
+    places: tuple[int, ...] = numbers.scatter_indices_batching_dims
+    batches = [scattered[place] for place in places]
+    scattered = [axis for axis in scattered if axis not in batches]
     if indices.tracks or len(scattered) not in (0, len(inserted)):
         return None
     sources: list[int | None] = []
-    for axis in range(len(window) + len(inserted)):
+    for axis in range(len(window) + len(inserted) + len(batches)):
         left = scattered if axis in inserted else window
-        sources.append(left.pop(0) if left else None)
+        if axis in batching:
+            sources.append(batches[batching.index(axis)])
+        else:
+            sources.append(left.pop(0) if left else None)
     shape = tuple(1 if place is None else updates.shape[place] for place in sources)
     return tracks.rearrange(updates, sources, shape)
 
