@@ -97,7 +97,31 @@ def decoder(tokens, table, u):
     return lax.scan(step, jnp.zeros((8, 6)), tokens)
 
 
+def recurrent_over_rows(tokens, table, w, u):
+    def step(state, x):
+        return jnp.tanh(x @ w + state @ u), None
+
+    return lax.scan(step, jnp.zeros((8, 6)), table[tokens])[0]
+
+
+def adapted_layers(x, w, a, b):
+    def step(index, hidden):
+        w_, a_, b_ = (
+            lax.dynamic_index_in_dim(stack, index, keepdims=False)
+            for stack in (w, a, b)
+        )
+        return layer(hidden, w_ + a_ @ b_)
+
+    return lax.fori_loop(0, LAYERS, step, x)
+
+
 LOOPS = {
+    "LoRA in a loop by number": program(
+        adapted_layers, X, w=STACK, a="b3 r4 o2", b="b3 r2 o4"
+    ),
+    "recurrent over rows": program(
+        recurrent_over_rows, indices(5, 8), table="o9 r4", w="r4 o6", u="r6 o6"
+    ),
     "scan over layers": program(scanned, X, w=STACK, scale="-3 -4", bias="-3 -4"),
     "scan in a scan": program(scanned_in_pairs, X, w="b3 b2 r4 o4"),
     "loop by number": program(loop_by_number, X, w=STACK),
@@ -154,6 +178,17 @@ def gathered(x, w):
     )(x, w)
 
 
+def gathered_inputs(x, w):
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",))
+    split = PartitionSpec("data")
+    return jax.shard_map(
+        lambda x: lax.all_gather(x, "data") @ w,
+        mesh=mesh,
+        in_specs=split,
+        out_specs=split,
+    )(x)
+
+
 CALLS = {
     "jit": program(jax.jit(lambda x, w: x @ w), X, w="r4 o6"),
     "remat": program(jax.checkpoint(layer), X, w="r4 o6"),
@@ -183,6 +218,7 @@ CALLS = {
     "custom_vjp": program(product, X, w="r4 o6"),
     "shard_map": program(on_a_mesh, X, w="r4 o6"),
     "gathered in shard_map": program(gathered, X, w="r4 o6"),
+    "inputs gathered in shard_map": program(gathered_inputs, X, w="r4 o6"),
     "branch chosen by a weight": program(
         lambda x, w: lax.cond(w[0, 0] > 0, jnp.tanh, jnp.sin, x), X, w="-4 -6"
     ),

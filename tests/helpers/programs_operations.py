@@ -63,6 +63,8 @@ PRODUCTS = {
         lambda x, w: jnp.einsum("bei,ieo->beo", x, w), floats(8, 3, 4), w="r4 b3 o6"
     ),
     "stacked matmul": program(lambda x, w: x @ w, floats(3, 8, 4), w="b3 r4 o6"),
+    "inputs joined": program(lambda x, w: jnp.concatenate([x, x], 1) @ w, X, w="r8 o6"),
+    "low rank": program(lambda x, a, b: x @ (a @ b), X, a="r4 o2", b="r2 o6"),
     "groups of tokens": program(
         lambda x, sizes, w: lax.ragged_dot(x, w, sizes), X, indices(3), w="b3 r4 o6"
     ),
@@ -84,6 +86,11 @@ MOVED = {
         lambda x, w: jnp.einsum("bi,his->bhs", x, jnp.transpose(w, (2, 0, 1))),
         X,
         w="r4 o3 o2",
+    ),
+    "transposed by a reshape": program(
+        lambda x, w: jnp.einsum("bi,ihs->bhs", x, lax.reshape(w, (4, 2, 3), (1, 0))),
+        X,
+        w="o6 r4",
     ),
     "heads and size merged": program(lambda x, w: x @ w.reshape(4, 6), X, w="r4 o2 o3"),
     "heads split from size": program(
@@ -110,6 +117,20 @@ MOVED = {
             (jnp.linspace(0, 1, 32).reshape(8, 4) @ w).reshape(8, 2, 3),
         ),
         floats(5, 8),
+        w="r4 o6",
+    ),
+    "axis of size one kept by a reshape": program(
+        lambda x, w: jnp.einsum("bi,izhs->bzhs", x, w.reshape(4, 1, 2, 3)),
+        X,
+        w="r4 o1 o6",
+    ),
+    "axis of size one dropped by a reshape": program(
+        lambda x, w: x @ w.reshape(4, 6), X, w="r4 b1 o6"
+    ),
+    "repeated": program(lambda x, w: x @ jnp.tile(w, (2, 1)), floats(5, 8), w="r4 o6"),
+    "repeated along a new axis": program(
+        lambda x, w: jnp.einsum("ebi,eio->ebo", x, jnp.tile(w, (3, 1, 1))),
+        floats(3, 8, 4),
         w="r4 o6",
     ),
     "sum over an axis of size one": program(
@@ -149,6 +170,26 @@ FUSED = {
     ),
     "concatenated along the inputs": program(
         lambda x, a, b: x @ jnp.concatenate([a, b]), X, a="r3 o6", b="r1 o6"
+    ),
+    "first output scaled": program(
+        lambda x, w: x @ jnp.concatenate([2 * w[:, :1], w[:, 1:]], 1), X, w="r4 o6"
+    ),
+    "first output added to all": program(lambda x, w: x @ (w + w[:, :1]), X, w="r4 o6"),
+    "all added to the first output": program(
+        lambda x, w: x @ (w[:, :1] + w), X, w="r4 o6"
+    ),
+    "beside a part without entries": program(
+        lambda x, w: x @ jnp.concatenate([w, w[:, 6:].T.reshape(4, 0)], 1),
+        X,
+        w="r4 o6",
+    ),
+    "outputs in groups": program(
+        lambda x, w: lax.map(lambda part: x @ part, w.reshape(4, 3, 2).swapaxes(0, 1)),
+        X,
+        w="r4 o6",
+    ),
+    "padded": program(
+        lambda x, w: x @ jnp.pad(w, ((1, 3), (0, 0))), floats(5, 8), w="r4 o6"
     ),
     "put into a larger array": program(
         lambda x, w: x @ lax.dynamic_update_slice(jnp.zeros((4, 8)), w, (0, 1)),
@@ -222,6 +263,17 @@ def fake_quantized(x, w):
     return x @ (w + lax.stop_gradient(jnp.round(w / step) * step - w))
 
 
+def quantized_and_back_without_gradient(x, y, w):
+    """The last use is no gradient's, and so says less than the first."""
+    quantized = lax.stop_gradient(jnp.round(w)) + w
+    return x @ quantized, lax.stop_gradient(y @ w.T)
+
+
+def centered(w):
+    means = jnp.einsum("ei,oei->eo", jnp.full((3, 4), 1 / 4), w)
+    return w - means.T[..., None]
+
+
 def divided_by_scalar_of_data(x, w):
     return x @ (w / jnp.max(jnp.abs(x)))
 
@@ -270,6 +322,20 @@ ARITHMETIC = {
         w="r4 o6",
         b="-6",
     ),
+    "inputs of a learned query minus a bias": program(
+        lambda x, q, w, b: jnp.einsum("qd,bkd->bqk", q @ w - b, x),
+        floats(8, 5, 6),
+        q="-3 -4",
+        w="r4 o6",
+        b="-6",
+    ),
+    "LoRA with an axis of size one": program(
+        lambda x, w, a, b: x @ (w[None] + a @ b)[0],
+        X,
+        w="r4 o6",
+        a="b1 r4 o2",
+        b="b1 r2 o6",
+    ),
     "LoRA after the input": program(
         lambda x, w, a, b: x @ w + x @ a @ b, X, w="r4 o6", a="r4 o2", b="r2 o6"
     ),
@@ -279,12 +345,20 @@ ARITHMETIC = {
     "LoRA on the left": program(
         lambda x, w, a, b: (w + b @ a) @ x.T, X, w="o6 r4", a="o2 r4", b="o6 r2"
     ),
+    "centered by a product": program(
+        lambda x, w: jnp.einsum("bei,oei->beo", x, centered(w)),
+        floats(8, 3, 4),
+        w="o6 b3 r4",
+    ),
     "mask": program(lambda x, w: x @ (w * MASK), X, w="r4 o6"),
     "cumulated": program(lambda x, w: x @ jnp.cumsum(w, axis=0), X, w="r4 o6"),
     "mask by selection": program(
         lambda x, w: x @ jnp.where(MASK > 0, w, 0), X, w="r4 o6"
     ),
     "quantized and back": program(fake_quantized, X, w="r4 o6"),
+    "quantized, and used without a gradient": program(
+        quantized_and_back_without_gradient, X, X, w="r4 o4"
+    ),
     "divided by a scalar of the data": program(divided_by_scalar_of_data, X, w="r4 o6"),
 }
 

@@ -21,6 +21,13 @@ def rows_by_slices(tokens, table):
     return row(tokens)
 
 
+def rows_of_layers(x, token, table):
+    def add(layer, x):
+        return jnp.tanh(x + lax.dynamic_slice(table, (token, layer, 0), (1, 1, 4))[0])
+
+    return lax.fori_loop(0, 3, add, x)
+
+
 def tied(tokens, table, w):
     return jnp.tanh(table[tokens] @ w) @ table.T
 
@@ -57,6 +64,71 @@ LOOKUPS = {
         floats(8, 5, 4),
         table=TABLE,
     ),
+    "rows scaled": program(
+        lambda tokens, table, w: (2.0 * table[tokens]) @ w,
+        TOKENS,
+        table=TABLE,
+        w="r4 o6",
+    ),
+    "rows times a scale": program(
+        lambda tokens, table, scale, w: (table[tokens] * scale) @ w,
+        TOKENS,
+        table=TABLE,
+        scale="-4",
+        w="r4 o6",
+    ),
+    "rows in another order": program(
+        lambda tokens, order, table, w: jnp.take(table[tokens], order, axis=1) @ w,
+        TOKENS,
+        indices(5),
+        table=TABLE,
+        w="r4 o6",
+    ),
+    "rows sorted": program(
+        lambda tokens, table, w: jnp.sort(table[tokens], axis=1) @ w,
+        TOKENS,
+        table=TABLE,
+        w="r4 o6",
+    ),
+    "rows one later": program(
+        lambda tokens, table, w: jnp.pad(table[tokens], ((0, 0), (1, 0), (0, 0))) @ w,
+        TOKENS,
+        table=TABLE,
+        w="r4 o6",
+    ),
+    "sum of rows": program(
+        lambda tokens, table, w: table[tokens].sum(axis=1) @ w,
+        TOKENS,
+        table=TABLE,
+        w="r4 o6",
+    ),
+    "rows chosen by weights": program(
+        lambda x, table, v: x + table[jnp.round(v).astype(int)[0]],
+        X,
+        table=TABLE,
+        v="-1 -5",
+    ),
+    "a row before a product": program(
+        lambda token, table, w: lax.dynamic_slice(table, (token, 0), (1, 4)) @ w,
+        indices(),
+        table=TABLE,
+        w="r4 o6",
+    ),
+    "a row of each layer": program(rows_of_layers, X, indices(), table="o9 b3 r4"),
+    "windows of a kernel": program(
+        lambda x, w: jnp.einsum(
+            "nk,nko->no",
+            x,
+            jax.vmap(lambda i: lax.dynamic_slice(w, (i, 0), (2, 6)))(jnp.arange(3)),
+        ),
+        floats(3, 2),
+        w="r4 o6",
+    ),
+    "one entry of each of a batch": program(
+        lambda x, w: jax.vmap(lambda x, w, i: x @ w[i])(x, w, jnp.zeros(3, int)),
+        floats(3, 8, 4),
+        w="b3 b2 r4 o6",
+    ),
     "rows before a constant filter": program(smoothed, TOKENS, table=TABLE),
     "indexing": program(lambda tokens, table: table[tokens], TOKENS, table=TABLE),
     "take": program(
@@ -92,9 +164,30 @@ LOOKUPS = {
     "one-hot": program(
         lambda tokens, table: jax.nn.one_hot(tokens, 9) @ table, TOKENS, table=TABLE
     ),
+    "one-hot by hand": program(
+        lambda tokens, table: (
+            (tokens[..., None] == jnp.arange(9)).astype(float) @ table
+        ),
+        TOKENS,
+        table=TABLE,
+    ),
+    "one-hot by numbers reshaped": program(
+        lambda tokens, table: (
+            (tokens[..., None] == jnp.arange(9).reshape(1, 1, 9)).astype(float) @ table
+        ),
+        TOKENS,
+        table=TABLE,
+    ),
     # As T5X's Embed does.
     "one-hot, and logits": program(
         lambda tokens, table: (jax.nn.one_hot(tokens, 9) @ table) @ table.T,
+        TOKENS,
+        table=TABLE,
+    ),
+    "logits in chunks": program(
+        lambda tokens, table: lax.map(
+            lambda rows: jnp.tanh(table[tokens]) @ rows.T, table.reshape(3, 3, 4)
+        ),
         TOKENS,
         table=TABLE,
     ),
@@ -102,6 +195,8 @@ LOOKUPS = {
         one_expert_a_token, floats(8, 4), indices(8), w="b3 r4 o6"
     ),
 }
+# Those of a single number.
+ONE_ROW = ["one row", "a row before a product", "a row of each layer"]
 
 
 def resized_positions(images, positions):
@@ -200,6 +295,17 @@ VECTORS = {
     ),
     "gain in the kernel": program(
         gain_in_the_kernel, IMAGES, kernel="r3 r3 r6 o5", gain="-1 -1 -1 -5"
+    ),
+    "the same row everywhere": program(
+        lambda x, table: x + table[jnp.zeros((5, 1), int).reshape(5)],
+        X,
+        table="-9 -4",
+    ),
+    "inputs cut at a place that a weight tells": program(
+        lambda x, w, v: lax.dynamic_slice(x[0], (v[0, 0].astype(int), 0), (1, 4)) @ w,
+        X,
+        w="r4 o6",
+        v="-5 -1",
     ),
     "penalty on everything": program(
         penalized, X, w="r4 o6", bias="-1 -6", scale="-5 -6"

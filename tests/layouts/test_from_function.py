@@ -235,6 +235,13 @@ def test_reason_of_what_is_padded_with_data():
     assert reasons(padded, W, X)["w"].startswith("elementwise")
 
 
+def test_reason_of_a_product_by_hand():
+    def by_hand(params, x):
+        return (x[:, None] * params["w"]).sum(axis=0)
+
+    assert reasons(by_hand, W, floats(4))["w"].startswith("elementwise")
+
+
 def test_reason_of_an_override():
     override = {"w": Spec(1, 0)}
     why = reasons(lambda params, x: x @ params["w"], W, X, overrides=override)
@@ -347,9 +354,37 @@ def solved(params, x):
     return lax.linalg.triangular_solve(params["w"], x, left_side=False)
 
 
+def used_well_and_not(params, x):
+    return x @ params["w"], jnp.linalg.qr(params["w"])[1]
+
+
+def in_groups_of_examples(params, x):
+    images, kernel = x[:, :, None], params["w"][:, :, None]
+    return lax.conv_general_dilated(images, kernel, (1,), "SAME", batch_group_count=2)
+
+
+def collected(params, x):
+    """With an axis for the devices."""
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",))
+    split = jax.sharding.PartitionSpec("data")
+    rows = jax.shard_map(
+        lambda w: lax.all_gather(w, "data"), mesh=mesh, in_specs=split, out_specs=split
+    )
+    return x @ rows(params["w"])[0]
+
+
 @pytest.mark.parametrize(
     ("fn", "params", "path", "operation", "where"),
     [
+        (used_well_and_not, SQUARE, "w", "qr", "linalg.qr"),
+        (
+            in_groups_of_examples,
+            SQUARE,
+            "w",
+            "'conv_general_dilated' with groups of examples",
+            "lax.conv_general",
+        ),
+        (collected, SQUARE, "w", "'all_gather' along a new axis", "lax.all_gather"),
         (orthogonalized, {"nested": W}, "nested/w", "qr", "linalg.qr"),
         (solved, SQUARE, "w", "triangular_solve", "triangular_solve("),
     ],

@@ -11,13 +11,13 @@ ELEMENTWISE = Operations()
 
 _NAMES = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
-    cbrt ceil clamp complex conj convert_element_type copy copy_p cos cosh digamma
+    cbrt ceil clamp complex conj convert_element_type copy cos cosh digamma
     div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac imag
     integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg
     nextafter not optimization_barrier or polygamma pow pvary real reduce_precision
-    regularized_incomplete_beta rem reshard mesh_cast round rsqrt
+    regularized_incomplete_beta rem reshard round rsqrt
     sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign
-    sin sinh sqrt square stop_gradient sub tan tanh xor zeta pcast psum psum2
+    sin sinh sqrt square stop_gradient sub tan tanh xor zeta psum
     psum_invariant pmax pmin layout_constraint device_put rev
 """
 
@@ -102,7 +102,7 @@ def combined(
         # A mask, or a factor for each channel: still a weight.
         scaled = is_data or any(value.is_scaled for value in tracked)
         merged = tracks.merge(tracked)
-        return Value(shape, varies, False, merged, scaled, is_captured)
+        return Value(shape, varies, False, merged, scaled)
     operation.combine(*tracked)
     everywhere = along | owned
     return Value(shape, tuple(axis in everywhere for axis in range(len(shape))), True)

@@ -69,8 +69,8 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
     operation.combine(indices)
     numbers = operation.params["dimension_numbers"]
     sizes = operation.params["slice_sizes"]
-    offset = list(numbers.offset_dims)
-    batching = list(numbers.operand_batching_dims)
+    offset = numbers.offset_dims
+    batching = numbers.operand_batching_dims
     dropped = {*numbers.collapsed_slice_dims, *batching}
     # Axes of the operand that are in the result, in order.
     windows = [axis for axis in range(len(value.shape)) if axis not in dropped]

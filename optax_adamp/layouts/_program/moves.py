@@ -24,7 +24,7 @@ def _transpose(operation: Operation, values: list[Value]) -> list[Value]:
 @MOVES.named("broadcast_in_dim", params="broadcast_dimensions shape sharding")
 def _broadcast(operation: Operation, values: list[Value]) -> list[Value]:
     shape = operation.shapes[0]
-    places = list(operation.params["broadcast_dimensions"])
+    places = operation.params["broadcast_dimensions"]
     sources = [
         places.index(axis) if axis in places else None for axis in range(len(shape))
     ]
@@ -56,9 +56,10 @@ def _squeeze(operation: Operation, values: list[Value]) -> list[Value]:
 
 @MOVES.named("reshape", params="dimensions new_sizes sharding")
 def _reshape(operation: Operation, values: list[Value]) -> list[Value]:
-    if operation.params["dimensions"] is not None:
-        return operation.unknown(values, " with dimensions")
-    return [tracks.reshape(values[0], operation.shapes[0])]
+    value, order = values[0], operation.params["dimensions"]
+    if order is not None:
+        value = tracks.rearrange(value, order, tuple(value.shape[a] for a in order))
+    return [tracks.reshape(value, operation.shapes[0])]
 
 
 @MOVES.named("iota")
@@ -187,14 +188,13 @@ def _restacked(values: list[Value], axis: int) -> list[Value]:
         kept = {entry for entry in track.selection if entry[0] not in back}
         return track._replace(
             dimensions=tuple(dimensions),
-            gone=frozenset(entry for entry in track.gone if entry[0] not in back),
             selection=frozenset(kept | {*back.items()}),
         )
 
     return [map_tracks(value, restore) for value in values]
 
 
-@MOVES.named("dynamic_update_slice", "scatter", "scatter-add", "scatter_add")
+@MOVES.named("dynamic_update_slice", "scatter", "scatter-add")
 def _update(operation: Operation, values: list[Value]) -> list[Value]:
     value, *others = values
     if value.is_weight and not any(other.is_data or other.tracks for other in others):

@@ -265,7 +265,6 @@ def _is_tiled(value: Value, reduction: Sequence[int], shared: Sequence[int]) -> 
 
 
 @PRODUCTS.named(
-    "ragged_dot",
     "ragged_dot_general",
     params=(
         "ragged_dot_dimension_numbers group_offset out_sharding precision "
@@ -274,13 +273,10 @@ def _is_tiled(value: Value, reduction: Sequence[int], shared: Sequence[int]) -> 
 )
 def _ragged_dot(operation: Operation, values: list[Value]) -> list[Value]:
     left, right, *sizes = values
-    numbers = operation.params.get("ragged_dot_dimension_numbers")
+    numbers = operation.params["ragged_dot_dimension_numbers"]
     operation.combine(left, *sizes)
-    if numbers is None:
-        reduction, shared = [1], [0]
-    else:
-        (_, reduction), (_, shared) = numbers.dot_dimension_numbers
-        shared = [*shared, *numbers.rhs_group_dimensions]
+    (_, reduction), (_, shared) = numbers.dot_dimension_numbers
+    shared = [*shared, *numbers.rhs_group_dimensions]
     _contract_kernel(operation, right, reduction, shared, left)
     return operation.data()
 

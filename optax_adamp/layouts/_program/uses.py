@@ -59,17 +59,15 @@ def contracted(
             problem = _PRODUCT
         # The product is an activation: all axes that are left are outputs of a kernel.
         reduced, shared, kept = set[int](), set[int](), reduced | shared | kept
-    roles: set[tuple[int, str]] = {(axis, _REDUCTION) for axis in reduced}
-    roles |= {(axis, _BATCH) for axis in shared}
+    # In x @ (a @ b) the input meets a, whose outputs b then reduces.
+    linked = _OUTPUT if reduced else _REDUCTION
+    reduced |= track.that_became(tracks.REDUCTION)
+    # Outputs that are taken in groups, as in chunks of a vocabulary, are outputs.
+    groups = (shared | track.that_became(tracks.BATCH)) - kept
+    roles = {(axis, _REDUCTION) for axis in reduced}
     roles |= {(axis, _OUTPUT) for axis in kept}
-    for axis, became in track.gone:
-        if became == tracks.BATCH:
-            roles.add((axis, _BATCH))
-        elif became == tracks.REDUCTION:
-            roles.add((axis, _REDUCTION))
-        elif became in tracks.PRODUCTS:
-            # In x @ (a @ b) the input meets a, whose outputs b then reduces.
-            roles.add((axis, _OUTPUT if reduced else _REDUCTION))
+    roles |= {(axis, _BATCH) for axis in groups}
+    roles |= {(axis, linked) for axis in track.that_became(*tracks.PRODUCTS)}
     known = {axis for axis, _ in roles}
     # What is left are axes of which a single entry was taken: stacks.
     roles |= {(axis, _BATCH) for axis, _ in track.gone if axis not in known}

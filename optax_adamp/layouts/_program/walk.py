@@ -21,16 +21,11 @@ from optax_adamp.layouts._program.uses import Use
 # Functions that are called with what the operation is given, by the name of their body.
 _CALLS = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
     "remat2": "jaxpr",
     "shard_map": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "custom_lin": "call_jaxpr",
 }
 # What depends on a key alone is noise, no matter where the key comes from.
 _NOISE = re.compile("random_.*|threefry2x32|rng_.*")
@@ -304,7 +299,7 @@ def jaxpr_of(body: Any) -> core.Jaxpr:
 
 def shape_of(var: Any) -> tuple[int, ...]:
     """The shape of what a variable of a jaxpr stands for."""
-    return tuple(var.aval.shape)
+    return var.aval.shape
 
 
 Function = Callable[[Operation, list[Value]], list[Value]]
