@@ -40,12 +40,6 @@ _EQUIVALENT = {
         ("return frozenset(found)", "call -> argument 0"),
         ("selection=frozenset(kept | {*back.items()}),", "call -> argument 0"),
     ],
-    "A tuple has index, too.": [
-        (
-            'places = list(operation.params["broadcast_dimensions"])',
-            "call -> argument 0",
-        ),
-    ],
     "That they are not the same is all that counts.": [
         ("starts[axis] += shape[axis]", "Add -> Sub"),
         (
