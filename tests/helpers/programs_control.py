@@ -219,6 +219,11 @@ CALLS = {
     "shard_map": program(on_a_mesh, X, w="r4 o6"),
     "gathered in shard_map": program(gathered, X, w="r4 o6"),
     "inputs gathered in shard_map": program(gathered_inputs, X, w="r4 o6"),
+    "call without a gradient": program(
+        lambda x, w: (x @ w, lax.stop_gradient(jax.jit(lambda w: x @ w.T)(w))),
+        X,
+        w="r4 o4",
+    ),
     "branch chosen by a weight": program(
         lambda x, w: lax.cond(w[0, 0] > 0, jnp.tanh, jnp.sin, x), X, w="-4 -6"
     ),
@@ -305,6 +310,13 @@ def gradient_of_images(images, kernel):
 GRADIENTS = {
     "backward alone": program(
         lambda y, w: jax.linear_transpose(lambda x: x @ w, X)(y)[0],
+        floats(8, 6),
+        w="r4 o6",
+    ),
+    "backward alone, and a penalty": program(
+        lambda y, w: (
+            jax.linear_transpose(lambda x: x @ w, X)(y)[0] + 1e-4 * jnp.sum(w**2)
+        ),
         floats(8, 6),
         w="r4 o6",
     ),

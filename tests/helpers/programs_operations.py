@@ -128,10 +128,25 @@ MOVED = {
         lambda x, w: x @ w.reshape(4, 6), X, w="r4 b1 o6"
     ),
     "repeated": program(lambda x, w: x @ jnp.tile(w, (2, 1)), floats(5, 8), w="r4 o6"),
+    "repeated and cut apart": program(
+        lambda x, w: x @ jnp.tile(w, (2, 1)).reshape(2, 4, 6)[1], X, w="r4 o6"
+    ),
     "repeated along a new axis": program(
         lambda x, w: jnp.einsum("ebi,eio->ebo", x, jnp.tile(w, (3, 1, 1))),
         floats(3, 8, 4),
         w="r4 o6",
+    ),
+    "interpolated from the left": program(
+        lambda x, w: x @ (w.T @ jnp.linspace(0, 1, 32).reshape(4, 8)).T,
+        floats(5, 8),
+        w="r4 o6",
+    ),
+    "product with one number for each": program(
+        lambda x, w: jnp.einsum(
+            "be,eo->bo", x, jnp.einsum("ei,oei->eo", jnp.ones((3, 1)), w)
+        ),
+        floats(8, 3),
+        w="o6 r3 b1",
     ),
     "sum over an axis of size one": program(
         lambda x, w: x @ w.sum(axis=1), X, w="r4 b1 o6"
@@ -173,6 +188,9 @@ FUSED = {
     ),
     "first output scaled": program(
         lambda x, w: x @ jnp.concatenate([2 * w[:, :1], w[:, 1:]], 1), X, w="r4 o6"
+    ),
+    "first head added to all": program(
+        lambda x, w: jnp.einsum("bi,ihs->bhs", x, w + w[:, :1]), X, w="r4 o2 o3"
     ),
     "first output added to all": program(lambda x, w: x @ (w + w[:, :1]), X, w="r4 o6"),
     "all added to the first output": program(
@@ -311,7 +329,7 @@ ARITHMETIC = {
         w="r3 r4 o6",
     ),
     "convolution by spectra": program(
-        lambda x, w: jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(w), n=4),
+        lambda x, w: jnp.fft.irfft(jnp.fft.rfft(x) * lax.fft(w, "RFFT", (4,)), n=4),
         floats(8, 3, 4),
         w="o3 r4",
     ),
@@ -393,6 +411,12 @@ CONVOLUTIONS = {
         lambda x, y, w: convolve(x, jnp.einsum("i,ihwco->hwco", y, w)),
         *(IMAGES, floats(5)),
         w="r5 o3 o3 o4 o6",
+    ),
+    "low rank": program(
+        lambda x, a, b: convolve(x, (a @ b).reshape(3, 3, 4, 6)),
+        IMAGES,
+        a="r36 o2",
+        b="r2 o6",
     ),
     "transposed with its kernel": program(
         lambda x, w: transpose_convolve(x, w, True), IMAGES, w="r3 r3 o6 r4"

@@ -156,6 +156,16 @@ LOOKUPS = {
     "kernel chosen by one-hot data": program(
         one_hot_expert, floats(8, 4), indices(8), w="b9 r4 o6"
     ),
+    "positions counted in a loop": program(
+        lambda x, table: (
+            x
+            + table[
+                lax.fori_loop(0, 2, lambda _, n: n + jnp.arange(5), jnp.zeros(5, int))
+            ]
+        ),
+        X,
+        table=TABLE,
+    ),
     "positions by number": program(
         lambda x, table: x + table[jnp.arange(5)], X, table=TABLE
     ),
@@ -177,6 +187,13 @@ LOOKUPS = {
         ),
         TOKENS,
         table=TABLE,
+    ),
+    "numbers repeated, which are no one-hot": program(
+        lambda tokens, table: (
+            (tokens[..., None] == jnp.tile(jnp.arange(3), 3)).astype(float) @ table
+        ),
+        TOKENS,
+        table="r9 o4",
     ),
     # As T5X's Embed does.
     "one-hot, and logits": program(

@@ -168,13 +168,13 @@ def test_layout_is_what_the_optimizer_takes():
 
 def named(params, x):
     with jax.named_scope("Block"), jax.named_scope("mlp"):
-        hidden = x @ params["w"]
+        hidden = jnp.einsum("bi,io->bo", x, params["w"])
     return hidden + params["bias"]
 
 
 def test_reason_says_what_the_program_does_and_where():
     why = reasons(named, W | {"bias": floats(1, 6)}, X)
-    assert why["w"] == f"contracted and kept, Block/mlp ({line(named, '@')})"
+    assert why["w"] == f"contracted and kept, Block/mlp ({line(named, 'einsum')})"
     assert why["bias"].endswith(f"({line(named, 'bias')})")
     assert "Block" not in why["bias"]
 
@@ -223,6 +223,11 @@ def test_reason_of_what_is_not_used():
     assert "not used" in why["spare"]
 
 
+def test_reason_of_a_vector():
+    why = reasons(lambda params, x: x + params["bias"], {"bias": floats(4)}, X)
+    assert why == {"bias": "fewer than two axes"}
+
+
 def test_reason_of_what_sums_over_no_axis():
     why = reasons(lambda params, x: jnp.tensordot(x, params["w"], 0), W, floats(8))
     assert why["w"].startswith("one number a channel")
@@ -264,6 +269,7 @@ def test_uses_that_disagree():
     assert line(forward_and_back, "forward = ") in message
     assert line(forward_and_back, "back = ") in message
     assert '"w": ' in message
+    assert "axis 0 reduction, axis 1 output" in message
 
 
 def projected_and_shifting(params, x):
@@ -423,6 +429,15 @@ def test_a_parameter_of_an_operation_that_jax_did_not_have(monkeypatch):
     monkeypatch.setitem(PRODUCTS, "dot_general", narrow(PRODUCTS["dot_general"]))
     message = error(lambda params, x: x @ params["w"], SQUARE, X)
     assert "operation 'dot_general' with out_sharding, preferred_element" in message
+
+
+def test_a_parameter_of_an_operation_that_jax_has_no_more(monkeypatch):
+    def product(operation, values):
+        return operation.params["operands"]
+
+    monkeypatch.setitem(PRODUCTS, "dot_general", product)
+    message = error(lambda params, x: x @ params["w"], SQUARE, X)
+    assert "'dot_general' without 'operands', which it had before" in message
 
 
 @pytest.mark.parametrize("fn", [solved, forward_and_back])

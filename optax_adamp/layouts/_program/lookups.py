@@ -23,8 +23,7 @@ def _dynamic_slice(operation: Operation, values: list[Value]) -> list[Value]:
     shape = operation.shapes[0]
     if not value.tracks:
         return _cut_data(operation, values)
-    if any(start.tracks for start in starts):
-        operation.combine(*starts)
+    operation.combine(*starts)
     row = cut(value, shape, [operation.step] * len(shape))
     picked = {
         axis
@@ -48,7 +47,7 @@ def _dynamic_slice(operation: Operation, values: list[Value]) -> list[Value]:
 
 def _cut_data(operation: Operation, values: list[Value]) -> list[Value]:
     """What is cut out of an array at places that other values tell."""
-    operation.combine(*(value for value in values[1:] if value.tracks))
+    operation.combine(*values[1:])
     return [plain_of(values, operation.shapes[0])]
 
 
@@ -63,8 +62,7 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
     value, indices = values
     shape = operation.shapes[0]
     if not value.tracks or value.is_data:
-        if value.tracks:
-            operation.combine(value)
+        operation.combine(value)
         return _cut_data(operation, [value._replace(tracks=()), indices])
     operation.combine(indices)
     numbers = operation.params["dimension_numbers"]

@@ -207,7 +207,7 @@ def _update(operation: Operation, values: list[Value]) -> list[Value]:
         if placed is not None:
             placed = tracks.resize(placed, value.shape)
             return [combined(operation, [value, placed], value.shape)]
-    operation.combine(*(v for v in values if v.tracks))
+    operation.combine(*values)
     return [plain_of(values, operation.shapes[0])]
 
 

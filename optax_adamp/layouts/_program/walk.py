@@ -147,7 +147,7 @@ class Operation:
     @property
     def equation(self) -> str:
         """That of the einsum of three operands or more that it is a step of."""
-        *_, last = ("", *str(self.step.source_info.name_stack).split("/"))
+        last = str(self.step.source_info.name_stack).split("/")[-1]
         return last if last.count(",") > 1 and "->" in last else ""
 
     def modules(self) -> str:
