@@ -56,7 +56,8 @@ def _squeeze(operation: Operation, values: list[Value]) -> list[Value]:
 
 @MOVES.named("reshape", params="dimensions new_sizes sharding")
 def _reshape(operation: Operation, values: list[Value]) -> list[Value]:
-    value, order = values[0], operation.params["dimensions"]
+    value = values[0]
+    order: tuple[int, ...] | None = operation.params["dimensions"]
     if order is not None:
         value = tracks.rearrange(value, order, tuple(value.shape[a] for a in order))
     return [tracks.reshape(value, operation.shapes[0])]
