@@ -285,21 +285,13 @@ def _join(one: Track, other: Track) -> Track | None:
     if one.summed != other.summed:
         return other if one.summed else one
     if one.dimensions != other.dimensions:
-        return _fuller(one, other)
+        return None
     apart = {axis for axis, _ in one.selection ^ other.selection}
     joined = one.without(apart).became(apart, REDUCTION) if apart else one
     return joined._replace(
         gone=joined.gone | other.gone,
         has_gradient=one.has_gradient or other.has_gradient,
     )
-
-
-def _fuller(one: Track, other: Track) -> Track | None:
-    """The track that has all axes of the other and more, as `w` beside its diagonal."""
-    ours, theirs = one.axes(), other.axes()
-    if ours > theirs:
-        return one
-    return other if theirs > ours else None
 
 
 def _covers(unlinked: set[tuple[Dimension, ...]], track: Track) -> bool:
