@@ -115,7 +115,29 @@ def adapted_layers(x, w, a, b):
     return lax.fori_loop(0, LAYERS, step, x)
 
 
+def iterated_from_a_learned_state(x, w, v, start):
+    """Until another kernel says that it is enough."""
+    return lax.while_loop(
+        lambda hidden: jnp.max(hidden @ v) > 1,
+        lambda hidden: layer(hidden, w) + x,
+        jnp.broadcast_to(start, (8, 4)),
+    )
+
+
+def recurrent_from_states(inputs, w, u, start):
+    def step(state, x):
+        return jnp.tanh(x @ w + state @ u), None
+
+    return lax.scan(step, start, inputs)[0]
+
+
 LOOPS = {
+    "while, from a learned state": program(
+        iterated_from_a_learned_state, X, w="r4 o4", v="r4 o2", start="-1 -4"
+    ),
+    "recurrent from a learned state for each example": program(
+        recurrent_from_states, SEQUENCE, w="r4 o6", u="r6 o6", start="-8 -6"
+    ),
     "LoRA in a loop by number": program(
         adapted_layers, X, w=STACK, a="b3 r4 o2", b="b3 r2 o4"
     ),
@@ -255,6 +277,15 @@ VMAPS = {
     ),
     "over members with inputs of their own": program(
         lambda x, w: jax.vmap(jnp.matmul)(x, w), floats(3, 8, 4), w="b3 r4 o6"
+    ),
+    "over a choice of kernels": program(
+        lambda flags, x, w, v: jax.vmap(
+            lambda flag, x: x @ (2 * jnp.where(flag > 0, w, v))
+        )(flags, x),
+        indices(8),
+        X,
+        w="r4 o6",
+        v="r4 o6",
     ),
     "over a cond": program(branch_by_example, X, w="r4 o6"),
     "over the batch of a recurrent network": program(

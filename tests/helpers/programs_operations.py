@@ -43,6 +43,12 @@ def transpose_convolve(images, kernel, transpose_kernel):
     )
 
 
+def smooth(constant):
+    return lax.conv_general_dilated(
+        constant[:, None], jnp.full((1, 1, 3), 1 / 3), (1,), "SAME"
+    )[:, 0]
+
+
 PRODUCTS = {
     "matmul": program(lambda x, w: x @ w, X, w="r4 o6"),
     "transposed weight": program(lambda x, w: x @ w.T, X, w="o6 r4"),
@@ -119,6 +125,9 @@ MOVED = {
         floats(5, 8),
         w="r4 o6",
     ),
+    "axis of size one added and dropped by reshapes": program(
+        lambda x, w: x @ w.reshape(4, 1, 6).reshape(4, 6), X, w="r4 o6"
+    ),
     "axis of size one kept by a reshape": program(
         lambda x, w: jnp.einsum("bi,izhs->bzhs", x, w.reshape(4, 1, 2, 3)),
         X,
@@ -140,6 +149,26 @@ MOVED = {
         lambda x, w: x @ (w.T @ jnp.linspace(0, 1, 32).reshape(4, 8)).T,
         floats(5, 8),
         w="r4 o6",
+    ),
+    "interpolated in each of a batch": program(
+        lambda x, w: x @ (jnp.linspace(0, 1, 96).reshape(3, 8, 4) @ w),
+        floats(3, 5, 8),
+        w="b3 r4 o6",
+    ),
+    "outputs mixed by joined constants": program(
+        lambda x, w: x @ (w @ jnp.concatenate([jnp.eye(6), jnp.eye(6)], 1)),
+        X,
+        w="r4 o6",
+    ),
+    "outputs mixed by a constant with entries set": program(
+        lambda x, w: (
+            x @ (w @ jnp.zeros((6, 8)).at[jnp.arange(6), jnp.arange(6)].set(1))
+        ),
+        X,
+        w="r4 o6",
+    ),
+    "outputs mixed by a smooth constant": program(
+        lambda x, w: x @ (w @ smooth(jnp.eye(6))), X, w="r4 o6"
     ),
     "product with one number for each": program(
         lambda x, w: jnp.einsum(
@@ -174,6 +203,9 @@ FUSED = {
     ),
     "concatenated before the product": program(
         lambda x, q, k: x @ jnp.concatenate([q, k.T], 1), X, q="r4 o6", k="o5 r4"
+    ),
+    "concatenated and normalized": program(
+        lambda x, q, k: x @ unit(jnp.concatenate([q, k], 1), 0), X, q="r4 o6", k="r4 o2"
     ),
     "entries of a stack concatenated": program(
         lambda x, w: x @ jnp.concatenate([w[:, 0], w[:, 1]], 1), X, w="r4 o2 o6"
@@ -221,6 +253,9 @@ FUSED = {
     ),
     "added to columns of another": program(
         lambda x, w, v: x @ w.at[:, 1:3].add(v), X, w="r4 o6", v="r4 o2"
+    ),
+    "with a triangle set to zero": program(
+        lambda x, w: x @ w.at[jnp.triu_indices(4, 1)].set(0), X, w="r4 o4"
     ),
     "with one row set": program(
         lambda x, w, row: x @ w.at[0].set(row), X, w="r4 o6", row="-6"
@@ -417,6 +452,11 @@ CONVOLUTIONS = {
         IMAGES,
         a="r36 o2",
         b="r2 o6",
+    ),
+    "kernel made by two data": program(
+        lambda x, y, z, w: convolve(x, jnp.einsum("i,j,ijhwco->hwco", y, z, w)),
+        *(IMAGES, floats(2), floats(5)),
+        w="r2 r5 o3 o3 o4 o6",
     ),
     "transposed with its kernel": program(
         lambda x, w: transpose_convolve(x, w, True), IMAGES, w="r3 r3 o6 r4"

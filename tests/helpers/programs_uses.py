@@ -115,6 +115,19 @@ LOOKUPS = {
         w="r4 o6",
     ),
     "a row of each layer": program(rows_of_layers, X, indices(), table="o9 b3 r4"),
+    "part of a kernel, cut into heads": program(
+        lambda x, w: jnp.einsum(
+            "bi,ihs->bhs", x, lax.dynamic_slice(w, (1, 0), (2, 6)).reshape(2, 2, 3)
+        ),
+        floats(8, 2),
+        w="r4 o6",
+    ),
+    "part of a kernel that a weight tells": program(
+        lambda x, w, v: x @ lax.dynamic_slice(w, (v[0, 0].astype(int), 0), (4, 6)),
+        floats(8, 4),
+        w="r9 o6",
+        v="-5 -1",
+    ),
     "windows of a kernel": program(
         lambda x, w: jnp.einsum(
             "nk,nko->no",
@@ -166,6 +179,24 @@ LOOKUPS = {
         X,
         table=TABLE,
     ),
+    "positions counted by a scan": program(
+        lambda x, table: x + table[lax.scan(lambda n, _: (n + 1, n), 0, length=5)[1]],
+        X,
+        table=TABLE,
+    ),
+    "positions cumulated": program(
+        lambda x, table: x + table[jnp.cumsum(jnp.ones(5, int)) - 1], X, table=TABLE
+    ),
+    "positions on a grid": program(
+        lambda x, table: x + table[jnp.indices((5, 3))[0, :, :1][:, 0]], X, table=TABLE
+    ),
+    "segments of a half each": program(
+        lambda x, table: (
+            x + table[jnp.concatenate([jnp.zeros(2, int), jnp.ones(3, int)])]
+        ),
+        X,
+        table=TABLE,
+    ),
     "positions by number": program(
         lambda x, table: x + table[jnp.arange(5)], X, table=TABLE
     ),
@@ -194,6 +225,11 @@ LOOKUPS = {
         ),
         TOKENS,
         table="r9 o4",
+    ),
+    "one-hot, one at a time": program(
+        lambda tokens, table: lax.map(lambda x: x @ table, jax.nn.one_hot(tokens, 9)),
+        TOKENS,
+        table=TABLE,
     ),
     # As T5X's Embed does.
     "one-hot, and logits": program(

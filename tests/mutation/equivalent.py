@@ -38,10 +38,19 @@ _EQUIVALENT = {
             "call -> argument 0",
         ),
         ("return frozenset(found)", "call -> argument 0"),
+        (
+            "return Use(LOOKED_UP, frozenset(roles), track.looked_up or where)",
+            "call -> argument 0",
+        ),
         ("selection=frozenset(kept | {*back.items()}),", "call -> argument 0"),
     ],
     "That they are not the same is all that counts.": [
         ("starts[axis] += shape[axis]", "Add -> Sub"),
+        (
+            'BATCH, REDUCTION, SELECTED, PICKED = "batch", "reduction", "selected", '
+            '"picked"',
+            "'batch' -> 'XX...'",
+        ),
         (
             "LINKED_LEFT, LINKED_RIGHT, LINKED = "
             '"linked left", "linked right", "linked"',
@@ -55,6 +64,7 @@ _EQUIVALENT = {
         ),
     ],
     "Its truth alone counts.": [
+        ("return bool(self.tracks) and not self.is_data", "call -> argument 0"),
         ("is_lookup = bool(picked) and (", "call -> argument 0"),
         (
             "indices.is_data or bool(indices.tracks) or any(indices.varies)",
@@ -63,6 +73,9 @@ _EQUIVALENT = {
     ],
     "JAX calls it inside a jit, whose results have these sizes.": [
         ("tracks.resize(value, shape)._replace(counts=None)", "call -> argument 0"),
+    ],
+    "A set of small numbers is in their order.": [
+        ("own = tuple(sorted(rows)) if is_lookup else ()", "call -> argument 0"),
     ],
     "Both are false.": [
         ('return ""', "return None"),

@@ -44,10 +44,7 @@ def _select_n(operation: Operation, values: list[Value]) -> list[Value]:
     shape = operation.shapes[0]
     if not predicate.tracks and all(case.is_weight for case in cases):
         # A choice among kernels, as an example asks for it.
-        chosen = combined(operation, cases, shape)
-        varies = _aligned(predicate, shape).varies
-        along = tuple(a or b for a, b in zip(chosen.varies, varies, strict=True))
-        return [chosen._replace(varies=along)]
+        return [combined(operation, cases, shape)]
     return [combined(operation, values, shape)]
 
 
@@ -133,7 +130,5 @@ def _without_rows(operation: Operation, values: list[Value]) -> list[Value]:
 
 def _aligned(value: Value, shape: tuple[int, ...]) -> Value:
     """The value broadcast to a shape."""
-    if value.shape == shape:
-        return value
     sources = range(len(value.shape)) if value.shape else [None] * len(shape)
     return tracks.rearrange(value, list(sources), shape)

@@ -106,9 +106,8 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
         track = track.became(tables, BATCH).became(rows, PICKED)
         return track._replace(looked_up=operation.where)
 
-    if not is_lookup:
-        for axis in picked:
-            value = tracks.select(value, axis, operation.step)
+    for axis in picked:
+        value = tracks.select(value, axis, operation.step)
     varies = tuple(axis in free and size > 1 for axis, size in enumerate(shape))
     moved = Value(shape, varies, is_lookup, value.tracks, value.is_scaled)
     return [map_tracks(moved, move)]

@@ -27,7 +27,7 @@ PRODUCTS = Operations()
 )
 def _dot_general(operation: Operation, values: list[Value]) -> list[Value]:
     contracting, batch = operation.params["dimension_numbers"]
-    return [_product(operation, values, [list(axes) for axes in contracting], batch)]
+    return [_product(operation, values, contracting, batch)]
 
 
 def _product(

@@ -296,7 +296,7 @@ def _join(one: Track, other: Track) -> Track | None:
 
 def _covers(unlinked: set[tuple[Dimension, ...]], track: Track) -> bool:
     """Whether a weight stands beside a product of weights that has all its axes."""
-    mine = [any(p.axes and p.size > 1 for p in d) for d in track.dimensions]
+    mine = [any(p.axes for p in d) for d in track.dimensions]
     return any(
         sum(any(p.axes for p in d) for d in other) > 1
         and all(
