@@ -34,6 +34,7 @@ import timing
 import training_steps
 import trees
 from contenders import (
+    GPU_CONTENDERS,
     JAX_CONTENDERS,
     RATIOS,
     TORCH_CONTENDERS,
@@ -62,6 +63,8 @@ def compare_steps(options: Options) -> tuple[list[Any], list[str]]:
     for name, (shapes, dimension_numbers) in cases.items():
         problem = problems.make_problem(shapes(), dimension_numbers)
         contenders = dict(JAX_CONTENDERS)
+        if jax.default_backend() == "gpu":
+            contenders |= GPU_CONTENDERS
         # The reference knows no stacked layers.
         if options.torch and "scanned" not in name:
             contenders |= TORCH_CONTENDERS

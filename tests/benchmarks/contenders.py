@@ -173,11 +173,10 @@ JAX_CONTENDERS: dict[str, Contender] = {
     "sgdp, fixed": with_jax(lambda axes: _sgdp(trees.fixed_views(axes))),
     "port": with_jax(lambda axes: adamp_port(RATE, ADAM_DECAY, axes)),
 }
-if jax.default_backend() == "gpu":
-    JAX_CONTENDERS |= {
-        f"{name}, rows cut": with_rows_cut(JAX_CONTENDERS[name])
-        for name in ("adamp", "adamp, fixed")
-    }
+GPU_CONTENDERS: dict[str, Contender] = {
+    f"{name}, rows cut": with_rows_cut(JAX_CONTENDERS[name])
+    for name in ("adamp", "adamp, fixed")
+}
 TORCH_CONTENDERS: dict[str, Contender] = {
     "torch adamp": with_torch("AdamP", weight_decay=ADAM_DECAY),
     "torch adamp, compiled": with_torch(

@@ -382,6 +382,13 @@ ARITHMETIC = {
         w="r4 o6",
         b="-6",
     ),
+    "gate made of a learned input": program(
+        lambda x, q, w, b: jnp.tanh(q @ w + b) * x,
+        floats(3, 6),
+        q="-3 -4",
+        w="r4 o6",
+        b="-6",
+    ),
     "LoRA with an axis of size one": program(
         lambda x, w, a, b: x @ (w[None] + a @ b)[0],
         X,
