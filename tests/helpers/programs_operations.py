@@ -396,6 +396,24 @@ ARITHMETIC = {
         a="b1 r4 o2",
         b="b1 r2 o6",
     ),
+    "product by hand": program(
+        lambda x, w: (x[:, :, None] * w).sum(axis=1), X, w="r4 o6"
+    ),
+    "product by hand of one example": program(
+        lambda x, w: (x[:, None] * w).sum(axis=0), floats(4), w="r4 o6"
+    ),
+    "kernel scaled by each example": program(
+        lambda x, y, w: jnp.einsum("bi,bio->bo", x, w * -y[:, :, None]),
+        X,
+        X,
+        w="r4 o6",
+    ),
+    "kernel divided by each example": program(
+        lambda x, y, w: jnp.einsum("bi,bio->bo", x, 2 * (w / y[:, :, None])),
+        X,
+        X,
+        w="r4 o6",
+    ),
     "LoRA after the input": program(
         lambda x, w, a, b: x @ w + x @ a @ b, X, w="r4 o6", a="r4 o2", b="r2 o6"
     ),
@@ -421,6 +439,19 @@ ARITHMETIC = {
     ),
     "divided by a scalar of the data": program(divided_by_scalar_of_data, X, w="r4 o6"),
 }
+
+
+def demodulated(kernel, axes):
+    return kernel * lax.rsqrt(jnp.sum(kernel**2, axes, keepdims=True) + 1e-8)
+
+
+def modulated(images, styles, w):
+    """As in StyleGAN2: each example scales the kernel's inputs."""
+    kernels = demodulated(w * styles[:, None, None, :, None], (1, 2, 3))
+    kernels = jnp.moveaxis(kernels, 0, 3).reshape(3, 3, 4, 8 * 6)
+    images = jnp.moveaxis(images, 0, 2).reshape(1, 9, 9, 8 * 4)
+    return convolve(images, kernels, feature_group_count=8)
+
 
 CONVOLUTIONS = {
     "plain": program(convolve, IMAGES, kernel="r3 r3 r4 o6"),
@@ -464,6 +495,14 @@ CONVOLUTIONS = {
         lambda x, y, z, w: convolve(x, jnp.einsum("i,j,ijhwco->hwco", y, z, w)),
         *(IMAGES, floats(2), floats(5)),
         w="r2 r5 o3 o3 o4 o6",
+    ),
+    "modulated": program(modulated, IMAGES, floats(8, 4), w="r3 r3 r4 o6"),
+    "modulated by vmap": program(
+        lambda x, y, w: jax.vmap(
+            lambda x, y: convolve(x[None], demodulated(w * y[:, None], (0, 1, 2)))
+        )(x, y),
+        *(IMAGES, floats(8, 4)),
+        w="r3 r3 r4 o6",
     ),
     "transposed with its kernel": program(
         lambda x, w: transpose_convolve(x, w, True), IMAGES, w="r3 r3 o6 r4"

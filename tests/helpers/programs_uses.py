@@ -244,6 +244,13 @@ LOOKUPS = {
         TOKENS,
         table=TABLE,
     ),
+    "one expert a token, scaled": program(
+        lambda x, experts, gate, w: jnp.einsum(
+            "ti,tio->to", x, w[experts] * gate[:, None, None]
+        ),
+        *(floats(8, 4), indices(8), floats(8)),
+        w="b3 r4 o6",
+    ),
     "one expert a token": program(
         one_expert_a_token, floats(8, 4), indices(8), w="b3 r4 o6"
     ),
@@ -359,6 +366,35 @@ VECTORS = {
         X,
         w="r4 o6",
         v="-5 -1",
+    ),
+    "learned frequencies": program(
+        lambda t, frequencies, w: jnp.sin(t[:, None] * frequencies) @ w,
+        floats(8),
+        frequencies="-1 -6",
+        w="r6 o5",
+    ),
+    "learned slopes": program(
+        lambda t, slopes, w: (t[:, None] * slopes) @ w,
+        floats(8),
+        slopes="-1 -6",
+        w="r6 o5",
+    ),
+    "gains of heads": program(
+        lambda x, q, gain, k: jnp.einsum(
+            "bths,buhs->bhtu",
+            jnp.einsum("bti,ihs->bths", x, q) * gain,
+            jnp.einsum("bti,ihs->bths", x, k),
+        ),
+        X,
+        q="r4 o2 o3",
+        gain="-2 -3",
+        k="r4 o2 o3",
+    ),
+    "scales before a maximum": program(
+        lambda x, w: (x[:, :, None] * w).max(axis=1), floats(8, 4), w="-4 -6"
+    ),
+    "scales before a sum of something else": program(
+        lambda x, w: jnp.tanh(x[:, :, None] * w).sum(axis=1), floats(8, 4), w="-4 -6"
     ),
     "penalty on everything": program(
         penalized, X, w="r4 o6", bias="-1 -6", scale="-5 -6"

@@ -240,13 +240,6 @@ def test_reason_of_what_is_padded_with_data():
     assert reasons(padded, W, X)["w"].startswith("elementwise")
 
 
-def test_reason_of_a_product_by_hand():
-    def by_hand(params, x):
-        return (x[:, None] * params["w"]).sum(axis=0)
-
-    assert reasons(by_hand, W, floats(4))["w"].startswith("elementwise")
-
-
 def test_reason_of_an_override():
     override = {"w": Spec(1, 0)}
     why = reasons(lambda params, x: x @ params["w"], W, X, overrides=override)

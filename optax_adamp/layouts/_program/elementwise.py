@@ -20,6 +20,8 @@ _NAMES = """
     sin sinh sqrt square stop_gradient sub tan tanh xor zeta psum
     psum_invariant pmax pmin layout_constraint device_put rev
 """
+# What leaves a product a product.
+_LINEAR = {"mul", "div", "neg", "convert_element_type", "copy"}
 
 
 @ELEMENTWISE.named(*_NAMES.split())
@@ -78,7 +80,8 @@ def combined(
     """The result of an operation of one shape, entry by entry."""
     values = _without_rows(operation, [_aligned(value, shape) for value in values])
     if len(values) == 1:
-        return values[0]
+        is_scaled = values[0].is_scaled and operation.name in _LINEAR
+        return values[0]._replace(is_scaled=is_scaled)
     along = {
         axis
         for axis, size in enumerate(shape)
@@ -97,12 +100,21 @@ def combined(
         return plain(shape, is_data=True)
     if along < owned if is_data else along <= owned:
         # A mask, or a factor for each channel: still a weight.
-        scaled = is_data or any(value.is_scaled for value in tracked)
+        scaled = is_data or is_captured or any(value.is_scaled for value in tracked)
         merged = tracks.merge(tracked)
         return Value(shape, varies, False, merged, scaled)
-    operation.combine(*tracked)
     everywhere = along | owned
-    return Value(shape, tuple(axis in everywhere for axis in range(len(shape))), True)
+    varies = tuple(axis in everywhere for axis in range(len(shape)))
+    if _is_product(operation, values) and not owned <= along:
+        # Open, as a sum may follow: together they would be a product of matrices.
+        return Value(shape, varies, True, tracks.merge(tracked), is_scaled=True)
+    operation.combine(*tracked)
+    return Value(shape, varies, True)
+
+
+def _is_product(operation: Operation, values: Sequence[Value]) -> bool:
+    is_division = operation.name == "div" and bool(values[0].tracks)
+    return operation.name == "mul" or is_division
 
 
 def _is_biased(values: Sequence[Value]) -> bool:
@@ -117,13 +129,20 @@ def _is_biased(values: Sequence[Value]) -> bool:
 def _without_rows(operation: Operation, values: list[Value]) -> list[Value]:
     """The values, after those have been used that are data and parameters at once.
 
-    These are rows that were looked up, and what an einsum has made of a kernel so far.
-    If they are only scaled, they stay what they are, and are all that is left.
+    These are rows that were looked up, kernels that data have scaled, and what an
+    einsum has made of a kernel so far. If they are only scaled, they stay what they
+    are, and are all that is left.
     """
     rows = [value for value in values if value.tracks and value.is_data]
     others = [value for value in values if value not in rows]
-    if len(rows) == 1 and not any(any(o.varies) or o.tracks for o in others):
-        return rows
+    if len(rows) == 1 and not any(other.tracks for other in others):
+        along = {axis for o in others for axis, varies in enumerate(o.varies) if varies}
+        if along:
+            stays = _is_product(operation, values) and not rows[0].owned() <= along
+        else:
+            stays = operation.name in _LINEAR or not rows[0].is_scaled
+        if stays:
+            return rows
     operation.combine(*rows)
     return [v._replace(tracks=()) if v in rows else v for v in values]
 

@@ -257,11 +257,12 @@ def _in_order_of_operand(
 def _reduce(operation: Operation, values: list[Value]) -> list[Value]:
     value, shape = values[0], operation.shapes[0]
     axes = operation.params["axes"]
-    if value.is_data and value.tracks:
+    is_open = value.is_scaled and any(axis in value.owned() for axis in axes)
+    if is_open and operation.name == "reduce_sum":
+        operation.contract(value, axes)  # A product by hand, and its sum.
+        return operation.data()
+    if is_open or (value.is_data and value.tracks):
         operation.combine(value)
-        value = value._replace(tracks=())
-    if value.is_scaled and any(axis in value.owned() for axis in axes):
-        operation.combine(value)  # A product with data by hand, and its sum.
         return operation.data()
     return [tracks.reduce(value, axes, shape)]
 

@@ -86,7 +86,7 @@ class Value(NamedTuple):
     varies: tuple[bool, ...]  # By axis: whether anything but parameters differs there.
     is_data: bool = False
     tracks: tuple[Track, ...] = ()
-    is_scaled: bool = False  # Parameters times data that differ along fewer axes.
+    is_scaled: bool = False  # Parameters times data that lack an axis of theirs.
     is_captured: bool = False
     counts: int | None = None  # The axis along which it counts 0, 1, 2, ...
     is_one_hot: bool = False  # Along that axis, instead.
