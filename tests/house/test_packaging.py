@@ -131,5 +131,6 @@ def test_public_names():
         "Layout Rule from_function from_linen from_nnx output_first output_last stacked"
     )
     for module in (optax_adamp, layouts):
+        assert {*module.__all__} <= {*dir(module)}
         for name in module.__all__:
             assert hasattr(module, name)

@@ -272,6 +272,9 @@ def test_params_without_names_are_in_doubt(rule):
         assert any(row.view for row in table)
         assert table.notes[1].startswith("(!) Has a place in a list")
     assert not describe({"kernel": shape_of(6, 3)}).notes[1:]
+    # As Haliax has a position below the name.
+    for name in ("kernel", "w", "weight", "weights"):
+        assert not describe({name: [shape_of(6, 3)]}).notes[1:]
 
 
 def test_a_spec_for_all_warns_of_params_without_names():

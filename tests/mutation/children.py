@@ -209,8 +209,9 @@ def first_failing_anew(
 ) -> str | None:
     """Imports the package again, the mutant in it, and the tests, and runs them."""
     here = Path(__file__).parent
-    for name, loaded in list(sys.modules.items()):
-        file = getattr(loaded, "__file__", None)
+    # To ask a lazy module for its file imports it, and what it needs: so ask all first.
+    files = {m: getattr(sys.modules[m], "__file__", None) for m in list(sys.modules)}
+    for name, file in files.items():
         if file and root in Path(file).parents and here not in Path(file).parents:
             del sys.modules[name]
     sys.meta_path.insert(0, Finder(module))
