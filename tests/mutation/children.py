@@ -209,12 +209,13 @@ def first_failing_anew(
 ) -> str | None:
     """Imports the package again, the mutant in it, and the tests, and runs them."""
     here = Path(__file__).parent
-    # To ask a lazy module for its file imports it, and what it needs: so ask all first.
-    files = {m: getattr(sys.modules[m], "__file__", None) for m in list(sys.modules)}
-    for name, file in files.items():
+    for name, loaded in list(sys.modules.items()):
+        file = getattr(loaded, "__file__", None)
         if file and root in Path(file).parents and here not in Path(file).parents:
             del sys.modules[name]
     sys.meta_path.insert(0, Finder(module))
+    # To rewrite its assertions pytest would import a module with doctests itself.
+    options = [*options, "-x", "--assert=plain"]
     failed = []
 
     class Failures:
@@ -231,11 +232,11 @@ def first_failing_anew(
                 failed.append("an import, which exits")
 
     with mutant.applied():
-        status = pytest.main([*options, "-x", *tests], plugins=[Failures()])
+        status = pytest.main([*options, *tests], plugins=[Failures()])
         if status == pytest.ExitCode.USAGE_ERROR:
             # The names of some tests hold what the mutant changed.
             files = dict.fromkeys(test.partition("::")[0] for test in tests)
-            status = pytest.main([*options, "-x", *files], plugins=[Failures()])
+            status = pytest.main([*options, *files], plugins=[Failures()])
     if status and not failed:
         raise RuntimeError(f"pytest ended with status {status}, but no test failed.")
     return failed[0] if failed else None
