@@ -16,6 +16,7 @@ import os
 import platform
 import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,10 +135,71 @@ def compare_compilation(options: Options) -> tuple[list[Any], list[str]]:
     return _ratios(f"compilation, {len(shapes) * repeats} arrays", times), []
 
 
+def compare_once(options: Options) -> tuple[list[Any], list[str]]:
+    """What is done once, before training, beside the least that it could take."""
+    count = 100 if options.quick else 10_000
+    shapes = trees.matrices(*[(8, 8)] * count)
+    params = {f"w{index}": shape for index, shape in enumerate(shapes)}
+    few = dict(list(params.items())[: count // 10])
+    if options.quick:
+        task = training_steps.gpt2(
+            sequences=2, length=8, layers=2, width=24, vocabulary=64, context=8
+        )
+    else:
+        task = training_steps.resnet50(images=32, size=64)
+
+    def trace(tx: optax.GradientTransformationExtraArgs) -> None:
+        state = jax.eval_shape(tx.init, params)
+        jax.make_jaxpr(lambda *arguments: tx.update(*arguments))(params, state, params)
+
+    def gradients() -> None:
+        gradient = jax.jit(jax.grad(lambda *arguments: task.loss(*arguments)))
+        for _ in range(8):
+            jax.block_until_ready(gradient(task.params, task.batch))
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        return task.loss(params, batch)
+
+    done = {
+        f"tracing a step, {count} arrays": {
+            "adamw": lambda: trace(optax.adamw(1e-3)),
+            "adamp": lambda: trace(optax_adamp.adamp(1e-3)),
+        },
+        f"describing, {count} arrays": {
+            "describe, of a tenth": lambda: optax_adamp.describe(few),
+            "describe": lambda: optax_adamp.describe(params),
+        },
+        f"reading, {task.name}": {
+            "tracing": lambda: jax.make_jaxpr(loss)(task.params, task.batch),
+            "from_function": lambda: optax_adamp.layouts.from_function(
+                loss, task.params, task.batch
+            ),
+        },
+        f"detecting, {task.name}": {
+            "8 gradients": gradients,
+            "detect": lambda: optax_adamp.detect_scale_invariance(
+                loss, task.params, [task.batch] * 8
+            ),
+        },
+    }
+    ratios = []
+    for name, looks in done.items():
+        seconds_of: dict[str, list[float]] = {look: [] for look in looks}
+        for _ in tqdm(range(1 if options.quick else 3), desc=name):
+            for look, run in looks.items():
+                jax.clear_caches()
+                started = time.perf_counter()
+                run()
+                seconds_of[look].append(time.perf_counter() - started)
+        ratios += _ratios(name, {look: np.array(s) for look, s in seconds_of.items()})
+    return ratios, []
+
+
 PARTS = {
     "step": compare_steps,
     "train": compare_training,
     "compile": compare_compilation,
+    "once": compare_once,
 }
 
 

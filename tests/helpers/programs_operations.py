@@ -429,6 +429,12 @@ ARITHMETIC = {
         w="o6 b3 r4",
     ),
     "mask": program(lambda x, w: x @ (w * MASK), X, w="r4 o6"),
+    "mask of outputs from data, and centered": program(
+        lambda x, keep, w: x @ (w * keep - (w * keep).mean(axis=0)),
+        X,
+        floats(6),
+        w="r4 o6",
+    ),
     "cumulated": program(lambda x, w: x @ jnp.cumsum(w, axis=0), X, w="r4 o6"),
     "mask by selection": program(
         lambda x, w: x @ jnp.where(MASK > 0, w, 0), X, w="r4 o6"
@@ -439,6 +445,10 @@ ARITHMETIC = {
     ),
     "divided by a scalar of the data": program(divided_by_scalar_of_data, X, w="r4 o6"),
 }
+
+
+def center_over_space(kernel):
+    return kernel - kernel.mean(axis=(0, 1))
 
 
 def demodulated(kernel, axes):
@@ -495,6 +505,11 @@ CONVOLUTIONS = {
         lambda x, y, z, w: convolve(x, jnp.einsum("i,j,ijhwco->hwco", y, z, w)),
         *(IMAGES, floats(2), floats(5)),
         w="r2 r5 o3 o3 o4 o6",
+    ),
+    "masked and centered over space": program(
+        lambda x, w: convolve(x, center_over_space(w * MASK[:3, :3, None, None])),
+        IMAGES,
+        w="r3 r3 r4 o6",
     ),
     "modulated": program(modulated, IMAGES, floats(8, 4), w="r3 r3 r4 o6"),
     "modulated by vmap": program(

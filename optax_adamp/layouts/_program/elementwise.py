@@ -100,7 +100,7 @@ def combined(
         return plain(shape, is_data=True)
     if along < owned if is_data else along <= owned:
         # A mask, or a factor for each channel: still a weight.
-        scaled = is_data or is_captured or any(value.is_scaled for value in tracked)
+        scaled = is_data or any(value.is_scaled for value in tracked)
         merged = tracks.merge(tracked)
         return Value(shape, varies, False, merged, scaled)
     everywhere = along | owned

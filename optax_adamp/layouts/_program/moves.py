@@ -258,8 +258,14 @@ def _reduce(operation: Operation, values: list[Value]) -> list[Value]:
     value, shape = values[0], operation.shapes[0]
     axes = operation.params["axes"]
     is_open = value.is_scaled and any(axis in value.owned() for axis in axes)
-    if is_open and operation.name == "reduce_sum":
-        operation.contract(value, axes)  # A product by hand, and its sum.
+    # What data scale is a product by hand, unless they scale it along other axes.
+    along = {axis for axis, varies in enumerate(value.varies) if varies}
+    if (
+        is_open
+        and operation.name == "reduce_sum"
+        and (value.is_data or along <= {*axes})
+    ):
+        operation.contract(value, axes)
         return operation.data()
     if is_open or (value.is_data and value.tracks):
         operation.combine(value)
