@@ -435,6 +435,7 @@ ARITHMETIC = {
         floats(6),
         w="r4 o6",
     ),
+    "sorted": program(lambda x, w: x @ jnp.sort(w, axis=0), X, w="r4 o6"),
     "cumulated": program(lambda x, w: x @ jnp.cumsum(w, axis=0), X, w="r4 o6"),
     "mask by selection": program(
         lambda x, w: x @ jnp.where(MASK > 0, w, 0), X, w="r4 o6"

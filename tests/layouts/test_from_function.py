@@ -317,6 +317,11 @@ def filtered(params, x):
     return lax.conv_general_dilated(params["w"], x, (1,), "SAME")
 
 
+def test_product_with_itself():
+    message = error(lambda params, x: x @ (params["w"] @ params["w"].T), W, X)
+    assert "some of its axes are summed before its use" in message
+
+
 def test_weight_in_the_place_of_images():
     message = error(filtered, {"w": floats(2, 4, 9)}, floats(6, 4, 3))
     assert "'conv_general_dilated', whose kernel depends on data" in message

@@ -27,6 +27,7 @@ _EQUIVALENT = {
     "It is for type checkers.": [
         ('Row = TypeVar("Row")', "call -> argument 0"),
         ('Row = TypeVar("Row")', "'Row' -> 'XX...'"),
+        ('Partition = PartitionSpec | Literal["own"] | None', "'own' -> 'XX...'"),
     ],
     "With a single reading left, neighbors can take none away.": [
         ("if len(readings) <= 1:", "if False"),
@@ -73,6 +74,9 @@ _EQUIVALENT = {
     ],
     "JAX calls it inside a jit, whose results have these sizes.": [
         ("tracks.resize(value, shape)._replace(counts=None)", "call -> argument 0"),
+    ],
+    "Axes may be a range.": [
+        ("return tuple(range(-batch_axes[path], 0))", "call -> argument 0"),
     ],
     "A set of small numbers is in their order.": [
         ("own = tuple(sorted(rows)) if is_lookup else ()", "call -> argument 0"),
