@@ -15,6 +15,7 @@ FOUR = trees.matrices(*[(8192, 8192)] * 4)
 STACKED = trees.matrices((8, 4096, 4096))
 BFLOAT16 = trees.matrices((8192, 8192), dtype=jnp.bfloat16)
 OF_STACK = ProjectionDimensionNumbers(1, 2)
+CHANNEL = ProjectionDimensionNumbers(0, 1, view="channel")
 
 # The arrays that a step must move. The radial part is known only after all of a weight
 # and its update were seen, so two passes are the least: the first reads the gradient,
@@ -25,12 +26,14 @@ STEPS = {
     "adamp": (adamp(1e-3, weight_decay=0.1), FOUR, 10),
     "adamp, Nesterov": (adamp(1e-3, nesterov=True), FOUR, 10),
     "adamp, stacked": (adamp(1e-3, dimension_numbers=OF_STACK), STACKED, 10),
+    "adamp, fixed view": (adamp(1e-3, dimension_numbers=CHANNEL), FOUR, 10),
     "adamp, bfloat16": (adamp(1e-3, weight_decay=0.1), BFLOAT16, 10),
     "sgd": (optax.sgd(0.1, momentum=0.9), FOUR, 5),
     "sgdp": (sgdp(0.1, weight_decay=1e-4), FOUR, 7),
     # The update is neither the gradient nor the momentum: both are read again.
     "sgdp, Nesterov": (sgdp(0.1, nesterov=True), FOUR, 8),
     "sgdp, stacked": (sgdp(0.1, dimension_numbers=OF_STACK), STACKED, 7),
+    "sgdp, fixed view": (sgdp(0.1, dimension_numbers=CHANNEL), FOUR, 7),
     "sgdp, bfloat16": (sgdp(0.1, weight_decay=1e-4), BFLOAT16, 7),
 }
 
