@@ -84,14 +84,17 @@ def compare_steps(options: Options) -> tuple[list[Any], list[str]]:
     return ratios, notes
 
 
+def tiny_task() -> training_steps.Task:
+    """For a look at the code."""
+    return training_steps.gpt2(
+        sequences=2, length=8, layers=2, width=24, vocabulary=64, context=8
+    )
+
+
 def compare_training(options: Options) -> tuple[list[Any], list[str]]:
     """Whole training steps of two networks."""
     if options.quick:
-        tasks = [
-            training_steps.gpt2(
-                sequences=2, length=8, layers=2, width=24, vocabulary=64, context=8
-            )
-        ]
+        tasks = [tiny_task()]
     elif jax.default_backend() == "cpu":
         tasks = [
             training_steps.resnet50(images=32, size=64),
@@ -141,12 +144,7 @@ def compare_once(options: Options) -> tuple[list[Any], list[str]]:
     shapes = trees.matrices(*[(8, 8)] * count)
     params = {f"w{index}": shape for index, shape in enumerate(shapes)}
     few = dict(list(params.items())[: count // 10])
-    if options.quick:
-        task = training_steps.gpt2(
-            sequences=2, length=8, layers=2, width=24, vocabulary=64, context=8
-        )
-    else:
-        task = training_steps.resnet50(images=32, size=64)
+    task = tiny_task() if options.quick else training_steps.resnet50(images=32, size=64)
 
     def trace(tx: optax.GradientTransformationExtraArgs) -> None:
         state = jax.eval_shape(tx.init, params)

@@ -313,13 +313,13 @@ def test_sum_of_kernels(fn):
     assert f"some of its axes are summed before its use ({line(fn, 'x @')})" in message
 
 
-def filtered(params, x):
-    return lax.conv_general_dilated(params["w"], x, (1,), "SAME")
-
-
 def test_product_with_itself():
     message = error(lambda params, x: x @ (params["w"] @ params["w"].T), W, X)
     assert "some of its axes are summed before its use" in message
+
+
+def filtered(params, x):
+    return lax.conv_general_dilated(params["w"], x, (1,), "SAME")
 
 
 def test_weight_in_the_place_of_images():

@@ -43,11 +43,9 @@ def _elementwise(operation: Operation, values: list[Value]) -> list[Value]:
 @ELEMENTWISE.named("select_n")
 def _select_n(operation: Operation, values: list[Value]) -> list[Value]:
     predicate, *cases = values
-    shape = operation.shapes[0]
-    if not predicate.tracks and all(case.is_weight for case in cases):
-        # A choice among kernels, as an example asks for it.
-        return [combined(operation, cases, shape)]
-    return [combined(operation, values, shape)]
+    # Among kernels an example chooses one, which is a kernel.
+    is_choice = not predicate.tracks and all(case.is_weight for case in cases)
+    return [combined(operation, cases if is_choice else values, operation.shapes[0])]
 
 
 @ELEMENTWISE.named("cumsum", "cumprod", "cumlogsumexp", "cummax", "cummin")
@@ -82,11 +80,7 @@ def combined(
     if len(values) == 1:
         is_scaled = values[0].is_scaled and operation.name in _LINEAR
         return values[0]._replace(is_scaled=is_scaled)
-    along = {
-        axis
-        for axis, size in enumerate(shape)
-        if size > 1 and any(value.varies[axis] for value in values)
-    }
+    along = {a for value in values for a in value.varying() if shape[a] > 1}
     is_data = any(value.is_data for value in values)
     is_captured = any(value.is_captured for value in values)
     varies = tuple(axis in along for axis in range(len(shape)))
@@ -136,7 +130,7 @@ def _without_rows(operation: Operation, values: list[Value]) -> list[Value]:
     rows = [value for value in values if value.tracks and value.is_data]
     others = [value for value in values if value not in rows]
     if len(rows) == 1 and not any(other.tracks for other in others):
-        along = {axis for o in others for axis, varies in enumerate(o.varies) if varies}
+        along = {axis for other in others for axis in other.varying()}
         if along:
             stays = _is_product(operation, values) and not rows[0].owned() <= along
         else:

@@ -259,12 +259,8 @@ def _reduce(operation: Operation, values: list[Value]) -> list[Value]:
     axes = operation.params["axes"]
     is_open = value.is_scaled and any(axis in value.owned() for axis in axes)
     # What data scale is a product by hand, unless they scale it along other axes.
-    along = {axis for axis, varies in enumerate(value.varies) if varies}
-    if (
-        is_open
-        and operation.name == "reduce_sum"
-        and (value.is_data or along <= {*axes})
-    ):
+    is_product = value.is_data or value.varying() <= {*axes}
+    if is_open and is_product and operation.name == "reduce_sum":
         operation.contract(value, axes)
         return operation.data()
     if is_open or (value.is_data and value.tracks):

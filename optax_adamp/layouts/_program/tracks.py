@@ -96,6 +96,10 @@ class Value(NamedTuple):
         """Whether it is made of parameters and constants alone."""
         return bool(self.tracks) and not self.is_data
 
+    def varying(self) -> set[int]:
+        """The axes along which anything but parameters differs."""
+        return {axis for axis, varies in enumerate(self.varies) if varies}
+
     def owned(self) -> set[int]:
         """The axes along which a parameter may differ."""
         return {
