@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from programs import (
     floats,
@@ -19,6 +20,15 @@ MASK = np.tri(4, 6, dtype=np.float32)
 
 def unit(array, axis=None):
     return array / jnp.sqrt(jnp.sum(array**2, axis, keepdims=True) + 1e-6)
+
+
+def passed_on(array):
+    """The same, by way of what compilers are told about values."""
+    mesh = jax.sharding.Mesh(jax.devices()[:1], "x")
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    array = checkpoint_name(jax.device_put(array), "product")
+    array = lax.with_sharding_constraint(lax.optimization_barrier(array), everywhere)
+    return lax.rev(lax.reduce_precision(array, 8, 23), (1,))
 
 
 def convolve(images, kernel, **kwargs):
@@ -401,6 +411,15 @@ ARITHMETIC = {
     ),
     "product by hand of one example": program(
         lambda x, w: (x[:, None] * w).sum(axis=0), floats(4), w="r4 o6"
+    ),
+    "product by hand, passed on": program(
+        lambda x, w: passed_on(x[:, :, None] * w).sum(axis=1), X, w="r4 o6"
+    ),
+    "kernel scaled by each example, passed on": program(
+        lambda x, y, w: jnp.einsum("bi,bio->bo", x, passed_on(w * y[:, :, None])),
+        X,
+        X,
+        w="r4 o6",
     ),
     "kernel scaled by each example": program(
         lambda x, y, w: jnp.einsum("bi,bio->bo", x, w * -y[:, :, None]),

@@ -219,6 +219,14 @@ LOOKUPS = {
         TOKENS,
         table=TABLE,
     ),
+    "one-hot by numbers behind a barrier": program(
+        lambda tokens, table: (
+            (tokens[..., None] == lax.optimization_barrier(jnp.arange(9))).astype(float)
+            @ table
+        ),
+        TOKENS,
+        table=TABLE,
+    ),
     "numbers repeated, which are no one-hot": program(
         lambda tokens, table: (
             (tokens[..., None] == jnp.tile(jnp.arange(3), 3)).astype(float) @ table

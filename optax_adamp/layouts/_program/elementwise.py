@@ -20,8 +20,15 @@ _NAMES = """
     sin sinh sqrt square stop_gradient sub tan tanh xor zeta psum
     psum_invariant pmax pmin layout_constraint device_put rev
 """
+# What the programmer sees as the same value.
+_PASSED_ON = set(
+    """
+    convert_element_type copy device_put layout_constraint name optimization_barrier
+    pvary reduce_precision reshard sharding_constraint
+    """.split()
+)
 # What leaves a product a product.
-_LINEAR = {"mul", "div", "neg", "convert_element_type", "copy"}
+_LINEAR = _PASSED_ON | {"mul", "div", "neg", "rev"}
 
 
 @ELEMENTWISE.named(*_NAMES.split())
@@ -35,7 +42,7 @@ def _elementwise(operation: Operation, values: list[Value]) -> list[Value]:
         result = result._replace(counts=axis, is_one_hot=axis is not None)
     elif operation.name == "stop_gradient":
         result = map_tracks(result, lambda track: track._replace(has_gradient=False))
-    elif operation.name != "convert_element_type":
+    elif operation.name not in _PASSED_ON:
         result = result._replace(counts=None)
     return [result]
 
