@@ -84,6 +84,7 @@ def test_ratios_are_of_the_same_round():
     assert timing.median_ratio(times, "a", "b") == (2, 2, 2.5)
 
 
+@pytest.mark.nightly
 def test_gradients_are_orthogonal_to_weights():
     problem = problems.make_problem(trees.matrices((3, 3, 8, 16), (64, 32), (5,)), None)
     for weight, grad in zip(problem.params[:2], problem.grads[:2], strict=True):
@@ -91,23 +92,25 @@ def test_gradients_are_orthogonal_to_weights():
         assert abs(inner).max() < 1e-5
 
 
+@pytest.mark.nightly
 def test_port_takes_the_steps_of_the_package():
     """What is timed beside the package is right, but for batch axes."""
     shapes = trees.matrices((3, 3, 8, 16), (64, 32), (5,))
     problem = problems.make_problem(shapes, None)
+    both = adamp(1e-2, weight_decay=0.1), adamp_port(1e-2, 0.1, None)
+    steps = [jax.jit(tx.update) for tx in both]
     # Neither view, the layer, and every channel
     aims = (np.ones(16), np.resize([1.0, -1.0], 16), np.zeros(16))
     for aim in aims:
         grads = [problem.grads[0] + aim * problem.params[0], *problem.grads[1:]]
         stepped = []
-        for tx in (adamp(1e-2, weight_decay=0.1), adamp_port(1e-2, 0.1, None)):
-            updates, _ = jax.jit(tx.update)(
-                grads, tx.init(problem.params), problem.params
-            )
+        for tx, step in zip(both, steps, strict=True):
+            updates, _ = step(grads, tx.init(problem.params), problem.params)
             stepped.append(optax.apply_updates(problem.params, updates))
         chex.assert_trees_all_close(*stepped, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.nightly
 def test_sums_of_cut_rows_are_those_of_whole_ones():
     params = trees.matrices((3, 3, 128, 16), (1024, 32), (512, 4), (16, 8, 4))
     problem = problems.make_problem(params, None)
@@ -128,6 +131,7 @@ def test_sums_of_cut_rows_are_those_of_whole_ones():
     assert not any(part in program_of_whole for part in parts)
 
 
+@pytest.mark.nightly
 def test_resnet50_can_be_differentiated():
     """Quick runs train the other network alone."""
     params = trees.resnet50()

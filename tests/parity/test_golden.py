@@ -25,7 +25,14 @@ def test_trajectories_over_all_hyperparameters(family):
     assert difference.relative <= TOLERANCES["float64"], difference
 
 
-@all_families
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=pytest.mark.nightly if family.nesterov else ())
+        for family in FAMILIES
+    ],
+    ids=str,
+)
 def test_trajectories_in_ordinary_use(family):
     # In float32, and with hyperparameters that are Python numbers, not tracers.
     product = product_of_hyperparameters(family)
