@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 import training
 from optax_adamp.layouts import from_function
-from training import with_both_optimizers
+from training import with_either_optimizer
 
 
 def predict(inputs):
@@ -53,7 +53,7 @@ def loss_fn(params, state, batch):
     return training.cross_entropy(logits, labels)
 
 
-@with_both_optimizers
+@with_either_optimizer
 def test_training(optimizer):
     _, state = network.init(jax.random.key(0), training.all_batches()[0][0])
     gradient = jax.jit(lambda params, batch: jax.grad(loss_fn)(params, state, batch))

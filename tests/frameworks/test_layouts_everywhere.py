@@ -15,10 +15,10 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
-from test_wrappers import HAVE_COND, TRANSPARENT
+from test_wrappers import TRANSPARENT
 
 import training
-from optax_adamp import ProjectionDimensionNumbers, adamp, layouts
+from optax_adamp import ProjectionDimensionNumbers, layouts, sgdp
 from optax_adamp.layouts import Layout
 
 OUTPUT_FIRST = ProjectionDimensionNumbers(reduction_axis=1, output_axis=0)
@@ -68,8 +68,19 @@ FORMS = {
     "stacked rule": Form(layouts.stacked(layouts.output_last, axis=-1), stack, unstack),
     "layout": Form(make_layout()),
 }
-NIGHTLY = pytest.mark.nightly
-with_every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+
+
+def with_forms(*every_day):
+    """Some for every day, and the others for the patient."""
+    return pytest.mark.parametrize(
+        "form",
+        [
+            pytest.param(
+                form, id=name, marks=() if name in every_day else pytest.mark.nightly
+            )
+            for name, form in FORMS.items()
+        ],
+    )
 
 
 def train(tx, form, wrap=lambda params: params, unwrap=lambda params: params, **jit):
@@ -89,41 +100,37 @@ def train(tx, form, wrap=lambda params: params, unwrap=lambda params: params, **
 
 
 def make(form):
-    return training.make(adamp, dimension_numbers=form.dimension_numbers)
-
-
-@pytest.mark.parametrize("store", [transpose, stack])
-def test_the_default_would_not_do(store):
-    form = Form(None, store, {transpose: transpose, stack: unstack}[store])
-    trained = train(make(form), form)
-    training.assert_kernels_differ(trained, training.plainly_trained(adamp), ["first"])
+    return training.make(sgdp, dimension_numbers=form.dimension_numbers)
 
 
 @pytest.mark.parametrize(
-    "form",
-    [
-        pytest.param(form, id=name, marks=() if name == "layout" else NIGHTLY)
-        for name, form in FORMS.items()
-    ],
+    "store", [transpose, pytest.param(stack, marks=pytest.mark.nightly)]
 )
+def test_the_default_would_not_do(store):
+    form = Form(None, store, {transpose: transpose, stack: unstack}[store])
+    trained = train(make(form), form)
+    training.assert_kernels_differ(trained, training.plainly_trained(sgdp), ["first"])
+
+
+@with_forms("layout")
 @pytest.mark.parametrize("wrapper", TRANSPARENT)
 def test_wrapper(wrapper, form):
-    trained = train(TRANSPARENT[wrapper](make(form)), form, jit=wrapper in HAVE_COND)
+    trained = train(TRANSPARENT[wrapper](make(form)), form)
 
-    training.assert_trained_as_plainly(trained, adamp)
+    training.assert_trained_as_plainly(trained, sgdp)
 
 
-@with_every_form
+@with_forms("rule", "layout")
 def test_inject_hyperparams(form):
     """It calls what is callable as a schedule, and keeps numbers as arrays."""
-    arguments = training.settings(adamp, dimension_numbers=form.dimension_numbers)
-    tx = optax.inject_hyperparams(adamp)(**arguments)
+    arguments = training.settings(sgdp, dimension_numbers=form.dimension_numbers)
+    tx = optax.inject_hyperparams(sgdp)(**arguments)
 
     state = tx.init(form.store(training.initial_params()))
 
     assert "learning_rate" in state.hyperparams
     assert "dimension_numbers" not in state.hyperparams
-    training.assert_trained_as_plainly(train(tx, form), adamp)
+    training.assert_trained_as_plainly(train(tx, form), sgdp)
 
 
 def box(params):
@@ -163,12 +170,12 @@ def to_dict(network):
 CONTAINERS = {"Linen boxes": (box, nn.unbox), "Equinox module": (to_module, to_dict)}
 
 
-@with_every_form
+@with_forms("rule", "layout")
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_container_of_params(container, form):
     trained = train(make(form), form, *CONTAINERS[container])
 
-    training.assert_trained_as_plainly(trained, adamp)
+    training.assert_trained_as_plainly(trained, sgdp)
 
 
 TREES = {
@@ -198,7 +205,7 @@ def test_tree(tree):
 
     trained = train(make(form), form, *containers)
 
-    training.assert_trained_as_plainly(trained, adamp)
+    training.assert_trained_as_plainly(trained, sgdp)
 
 
 class Variables(nnx.Module):
@@ -208,7 +215,7 @@ class Variables(nnx.Module):
             setattr(self, name, nnx.Param(leaf) if is_array else Variables(leaf))
 
 
-@with_every_form
+@with_forms("rule", "layout")
 def test_nnx_optimizer(form):
     network = Variables(form.store(training.initial_params()))
     optimizer = nnx.Optimizer(network, make(form), wrt=nnx.Param)
@@ -220,7 +227,7 @@ def test_nnx_optimizer(form):
         grads = Variables(form.store(training.gradient(params(), batch)))
         optimizer.update(network, nnx.state(grads, nnx.Param))
 
-    training.assert_trained_as_plainly(params(), adamp)
+    training.assert_trained_as_plainly(params(), sgdp)
 
 
 @pytest.mark.parametrize(

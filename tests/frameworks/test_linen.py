@@ -11,14 +11,14 @@ from flax.core import FrozenDict
 from flax.training.train_state import TrainState
 
 import training
-from optax_adamp import ProjectionDimensionNumbers, adamp
+from optax_adamp import ProjectionDimensionNumbers, sgdp
 from training import (
     DESCRIPTIONS_OF_FIRST,
     FIRST_ONLY,
     SPEC_OF_FIRST,
     is_first,
     spec_of_first,
-    with_both_optimizers,
+    with_either_optimizer,
 )
 
 
@@ -76,7 +76,7 @@ def train_state(tx, params):
     return state.params
 
 
-@with_both_optimizers
+@with_either_optimizer
 def test_train_state(optimizer):
     trained = train_state(training.make(optimizer), training.initial_params())
 
@@ -84,14 +84,14 @@ def test_train_state(optimizer):
 
 
 def test_frozen_dict_described_by_dict():
-    tx = training.make(adamp, mask=FIRST_ONLY, dimension_numbers=SPEC_OF_FIRST)
+    tx = training.make(sgdp, mask=FIRST_ONLY, dimension_numbers=SPEC_OF_FIRST)
 
     trained = train_state(tx, FrozenDict(training.initial_params()))
 
     assert isinstance(trained, FrozenDict)
-    expected = training.train_first_only(adamp, weight_decay=0.0, delta=0.0)
+    expected = training.train_first_only(sgdp, weight_decay=0.0, delta=0.0)
     training.assert_close(trained.unfreeze(), expected)
-    training.assert_kernels_differ(trained, training.plainly_trained(adamp))
+    training.assert_kernels_differ(trained, training.plainly_trained(sgdp))
 
 
 def box(params):
@@ -113,7 +113,7 @@ def train_boxed(tx):
     return nn.meta.unbox(trained)
 
 
-@with_both_optimizers
+@with_either_optimizer
 def test_boxes(optimizer):
     trained = train_boxed(training.make(optimizer))
 
@@ -149,13 +149,13 @@ def test_stacked_vectors_in_boxes():
         grads = jax.vmap(training.gradient, in_axes=(0, None))(unboxed, batch)
         return nn.meta.replace_boxed(params, grads)
 
-    tx = training.make(adamp, dimension_numbers=ProjectionDimensionNumbers(-2, -1))
+    tx = training.make(sgdp, dimension_numbers=ProjectionDimensionNumbers(-2, -1))
     trained = nn.meta.unbox(training.train(tx, params, gradient=gradient, jit=True))
 
     first, second = (
         jax.tree.map(lambda leaf, index=index: leaf[index], trained)
         for index in range(2)
     )
-    training.assert_trained_as_plainly(first, adamp)
-    alone = training.train(training.make(adamp), each[1])
+    training.assert_trained_as_plainly(first, sgdp)
+    alone = training.train(training.make(sgdp), each[1])
     training.assert_close(second, alone)

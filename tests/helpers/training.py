@@ -203,13 +203,13 @@ def assert_only_first_described(train, mask, specs):
       mask: Of the decay.
       specs: The dimension numbers.
     """
-    masked = train(make(optax_adamp.adamp, mask=mask))
-    described = train(make(optax_adamp.adamp, dimension_numbers=specs))
+    masked = train(make(optax_adamp.sgdp, mask=mask))
+    described = train(make(optax_adamp.sgdp, dimension_numbers=specs))
 
-    usual = plainly_trained(optax_adamp.adamp)
-    assert_close(masked, train_first_only(optax_adamp.adamp, weight_decay=0.0))
+    usual = plainly_trained(optax_adamp.sgdp)
+    assert_close(masked, train_first_only(optax_adamp.sgdp, weight_decay=0.0))
     assert_kernels_differ(masked, usual, ["second"])
-    assert_close(described, train_first_only(optax_adamp.adamp, delta=0.0))
+    assert_close(described, train_first_only(optax_adamp.sgdp, delta=0.0))
     assert_kernels_differ(described, usual, ["second"])
 
 
