@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -34,7 +35,9 @@ class Network(eqx.Module):
         key = jax.random.key(0)
 
         def linear(inputs, outputs, kernel, bias=None):
-            layer = eqx.nn.Linear(inputs, outputs, use_bias=bias is not None, key=key)
+            layer = eqx.filter_eval_shape(
+                eqx.nn.Linear, inputs, outputs, use_bias=bias is not None, key=key
+            )
             return eqx.tree_at(
                 lambda layer: (layer.weight, layer.bias),
                 layer,
@@ -57,10 +60,10 @@ class Network(eqx.Module):
 
     def as_plain_params(self):
         return {
-            "first": {"kernel": self.first.weight.T},
+            "first": {"kernel": np.asarray(self.first.weight).T},
             "norm": {"scale": self.norm.scale, "bias": self.norm.bias},
-            "second": {"kernel": self.second.weight.T},
-            "head": {"kernel": self.head.weight.T, "bias": self.head.bias},
+            "second": {"kernel": np.asarray(self.second.weight).T},
+            "head": {"kernel": np.asarray(self.head.weight).T, "bias": self.head.bias},
         }
 
 

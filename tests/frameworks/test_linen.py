@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from flax.core import FrozenDict
@@ -86,7 +87,11 @@ def test_train_state(optimizer):
 def test_frozen_dict_described_by_dict():
     tx = training.make(sgdp, mask=FIRST_ONLY, dimension_numbers=SPEC_OF_FIRST)
 
-    trained = train_state(tx, FrozenDict(training.initial_params()))
+    def gradient(params, batch):
+        return FrozenDict(training.gradient(params.unfreeze(), batch))
+
+    frozen = FrozenDict(training.initial_params())
+    trained = training.train(tx, frozen, gradient=gradient)
 
     assert isinstance(trained, FrozenDict)
     expected = training.train_first_only(sgdp, weight_decay=0.0, delta=0.0)
@@ -97,7 +102,8 @@ def test_frozen_dict_described_by_dict():
 def box(params):
     """Kernels in boxes, as the module makes them; vectors are left bare."""
     boxed = nn.with_partitioning(nn.initializers.ones, ("input", "output"))
-    variables = Network(boxed).init(jax.random.key(0), training.all_batches()[0][0])
+    inputs = training.all_batches()[0][0]
+    variables = jax.eval_shape(Network(boxed).init, jax.random.key(0), inputs)
     return nn.meta.replace_boxed(variables["params"], params)
 
 
@@ -121,8 +127,7 @@ def test_boxes(optimizer):
 
 
 def like_boxes(function):
-    boxes = jax.eval_shape(lambda: box(training.initial_params()))
-    return jax.tree.map_with_path(function, boxes)
+    return jax.tree.map_with_path(function, box(training.initial_params()))
 
 
 DESCRIPTIONS = {
@@ -140,22 +145,24 @@ def test_stacked_vectors_in_boxes():
     """The name of a leaf is not `value`: stacked scales are told from kernels."""
     each = [training.initial_params(seed) for seed in range(2)]
     params = jax.tree.map(
-        lambda *leaves: nn.Partitioned(jnp.stack(leaves), ("seeds",)), *each
+        lambda *leaves: nn.Partitioned(np.stack(leaves), ("seeds",)), *each
     )
 
-    @jax.jit
+    def split(params):
+        unboxed = jax.device_get(nn.meta.unbox(params))
+        return [
+            jax.tree.map(lambda leaf, i=i: leaf[i], unboxed) for i in range(len(each))
+        ]
+
     def gradient(params, batch):
-        unboxed = nn.meta.unbox(params)
-        grads = jax.vmap(training.gradient, in_axes=(0, None))(unboxed, batch)
-        return nn.meta.replace_boxed(params, grads)
+        grads = [training.gradient(one, batch) for one in split(params)]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *grads)
+        return nn.meta.replace_boxed(params, stacked)
 
     tx = training.make(sgdp, dimension_numbers=ProjectionDimensionNumbers(-2, -1))
-    trained = nn.meta.unbox(training.train(tx, params, gradient=gradient, jit=True))
 
-    first, second = (
-        jax.tree.map(lambda leaf, index=index: leaf[index], trained)
-        for index in range(2)
-    )
+    first, second = split(training.train(tx, params, gradient=gradient, jit=True))
+
     training.assert_trained_as_plainly(first, sgdp)
     alone = training.train(training.make(sgdp), each[1])
     training.assert_close(second, alone)
