@@ -29,7 +29,8 @@ SCHEDULE = optax.cosine_decay_schedule(1e-3, 100)
 
 class Model(nnx.Module):
     def __init__(self):
-        self.linear = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+        zeros = nnx.initializers.zeros
+        self.linear = nnx.Linear(3, 2, kernel_init=zeros, rngs=nnx.Rngs(0))
 
 
 def loss_fn(params: Any, batch: jax.Array) -> jax.Array:
@@ -126,15 +127,19 @@ def test_rows_of_a_description_have_types():
 
 
 def test_measurements_are_arrays():
-    measured = optax_adamp.measure(PARAMS, PARAMS, updates=PARAMS)
-    for path, leaf in measured.leaves.items():
-        assert isinstance(assert_type(path, str), str)
-        assert isinstance(assert_type(leaf.weight_norm, jax.Array), jax.Array)
-        cosine = assert_type(leaf.channel_cosine, jax.Array | None)
-        assert isinstance(cosine, jax.Array | None)
-    for name, value in assert_type(measured.scalars(), dict[str, jax.Array]).items():
-        assert isinstance(name, str)
-        assert isinstance(value, jax.Array)
+    def check(params: Any) -> None:
+        measured = optax_adamp.measure(params, params, updates=params)
+        for path, leaf in measured.leaves.items():
+            assert isinstance(assert_type(path, str), str)
+            assert isinstance(assert_type(leaf.weight_norm, jax.Array), jax.Array)
+            cosine = assert_type(leaf.channel_cosine, jax.Array | None)
+            assert isinstance(cosine, jax.Array | None)
+        scalars = assert_type(measured.scalars(), dict[str, jax.Array])
+        for name, value in scalars.items():
+            assert isinstance(name, str)
+            assert isinstance(value, jax.Array)
+
+    jax.eval_shape(check, PARAMS)  # Tracers are arrays, and nothing is compiled.
 
 
 def test_a_detected_layout_is_a_layout_with_typed_evidence():

@@ -151,9 +151,15 @@ class Run(NamedTuple):
 
 
 @functools.cache
-def whole(optimizer, tree="even"):
-    """Trains on one device, with gradients that lead each leaf to its outcome."""
-    leaves = TREES[tree]
+def whole(optimizer, tree="even", only=None):
+    """Trains on one device, with gradients that lead each leaf to its outcome.
+
+    Args:
+      optimizer: AdamP or SGDP.
+      tree: A name in `TREES`.
+      only: The name of the leaf that is wanted; all, if None.
+    """
+    leaves = TREES[tree] if only is None else {only: TREES[tree][only]}
     rng = np.random.default_rng(0)
     params = {
         name: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32)
