@@ -128,12 +128,12 @@ def test_vmap():
         )
     )
 
-    alone = map(train, [training.train] * 3, params, learning_rates, deltas)
-    for i, expected in enumerate(alone):
+    alone = functools.partial(train, training.train)
+    for i, values in enumerate(zip(params, learning_rates, deltas, strict=True)):
         trained = jax.tree.map(lambda leaf, i=i: leaf[i], swept)
-        training.assert_close(trained, expected)
+        training.assert_close(trained, alone(*values))
         if deltas[i] > 0:
-            unprojected = train(training.train, params[i], learning_rates[i], 0.0)
+            unprojected = alone(params[i], learning_rates[i], 0.0)
             training.assert_kernels_differ(trained, unprojected)
 
 

@@ -36,8 +36,8 @@ SETTINGS = {
 }
 
 with_both_optimizers = pytest.mark.parametrize("optimizer", SETTINGS)
-# For questions of what is around an optimizer, which are the same of both. SGDP takes
-# half as long to compile.
+# For questions about what is around an optimizer: both have the same projection, and
+# SGDP takes half as long to compile.
 with_either_optimizer = pytest.mark.parametrize(
     "optimizer",
     [
