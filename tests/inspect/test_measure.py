@@ -47,17 +47,12 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "linear": Case((6, 5), (0,), (1,), ("channel",)),
-    "linear that is not": Case((6, 5), (0,), (1,), ("none",)),
-    "output first": Case((5, 6), (1,), (0,), ("layer",)),
     "convolution": Case((3, 2, 4, 5), (0, 1, 2), (3,), ("channel",)),
-    "query": Case((7, 2, 3), (0,), (1, 2), ("layer",)),
-    "out": Case((2, 3, 5), (0, 1), (2,), ("channel",)),
-    "stacked": Case((3, 6, 5), (1,), (2,), ("channel", "layer", "none")),
-    "stacked along 1": Case((6, 3, 2, 2), (0,), (2, 3), ("none", "layer", "channel")),
+    "stacked": Case((6, 3, 2, 2), (0,), (2, 3), ("none", "layer", "channel")),
     "experts": Case((2, 2, 5, 4), (2,), (3,), ("none", "layer", "layer", "channel")),
     "without outputs": Case((2, 6), (1,), (), ("channel", "none")),
-    "complex": Case((6, 4), (0,), (1,), ("channel",), np.complex64),
+    # Output first
+    "complex": Case((4, 6), (1,), (0,), ("channel",), np.complex64),
     "fixed channel": Case(
         (2, 6, 5), (1,), (2,), ("none", "layer"), np.float32, "channel"
     ),
@@ -101,7 +96,7 @@ def scatter(case, rows):
     ]
     order = (*batch, *case.output, *case.reduction)
     array = rows.reshape([case.shape[axis] for axis in order])
-    return jnp.asarray(np.transpose(array, np.argsort(order)), case.dtype)
+    return np.transpose(array, np.argsort(order)).astype(case.dtype)
 
 
 def gradient_for(view, weight, rng):
@@ -140,6 +135,10 @@ def measure_cases(grads, params, updates, delta=DELTA):
     return measure(
         grads, params, updates=updates, delta=delta, eps=EPS, dimension_numbers=SPECS
     )
+
+
+# Most tests compile what they measure: operations one by one take longer.
+measure_compiled = jax.jit(measure, static_argnames="dimension_numbers")
 
 
 # Against float64 NumPy
@@ -230,11 +229,11 @@ def test_metrics_are_those_of_float64_numpy(scale):
 def test_steps_of_nearly_radial_updates(radial, across):
     """Their norm nearly is that of the radial part, so that a difference would lose."""
     rng = np.random.default_rng(1)
-    w, u = rng.normal(size=(2, 50, 1))
+    w, u = rng.normal(size=(2, 300, 1))
     u -= w * np.sum(u * w) / np.sum(w * w)
     w, u = np.float32(w), np.float32(across * u + radial * w)
 
-    measured = measure(w, w, updates=u).leaves["(root)"]
+    measured = measure_compiled(w, w, updates=u).leaves["(root)"]
 
     expected = effective_step(u.ravel().astype(float), w.ravel().astype(float))
     # The rounding of the update itself is known, that of its radial part is not.
@@ -244,12 +243,10 @@ def test_steps_of_nearly_radial_updates(radial, across):
 
 
 def test_update_that_turns_around():
-    w = jnp.array([[3.0], [4.0]])
+    values = special(update=(-4.5, -6.0), rest=False)
 
-    measured = measure(w, w, updates=-1.5 * w).leaves["(root)"]
-
-    np.testing.assert_allclose(measured.channel_step, 2.0, rtol=1e-6)
-    np.testing.assert_allclose(measured.channel_radial, 1.0, rtol=1e-6)
+    assert values["channel_step"] == pytest.approx(2.0)
+    assert values["channel_radial"] == pytest.approx(1.0)
 
 
 # Against the optimizer
@@ -258,19 +255,16 @@ def test_update_that_turns_around():
 def test_views_are_those_that_the_projection_takes():
     """Seen from the radial part that it leaves of an update, and from the decay."""
     grads, params, updates = draw(seed=2)
-    settings = {"delta": DELTA, "eps": EPS, "dimension_numbers": SPECS}
-    project = scale_by_projection(**settings)
-    decay = scale_by_projection(wd_ratio=0.25, weight_decay=1.0, **settings)
-    zeros = jax.tree.map(jnp.zeros_like, updates)
 
     @jax.jit
-    def run(grads, params, updates):
-        empty = project.init(params)
-        projected, _ = project.update(updates, empty, params, grad=grads)
-        decayed, _ = decay.update(zeros, decay.init(params), params, grad=grads)
-        return projected, decayed
+    def project(updates, weight_decay):
+        tx = scale_by_projection(
+            DELTA, 0.25, EPS, weight_decay, dimension_numbers=SPECS
+        )
+        return tx.update(updates, tx.init(params), params, grad=grads)[0]
 
-    projected, decayed = run(grads, params, updates)
+    projected = project(updates, 0.0)
+    decayed = project(jax.tree.map(np.zeros_like, updates), 1.0)
 
     measured = measure_cases(grads, params, updates).leaves
     taken = set()
@@ -300,11 +294,10 @@ def test_views_are_those_that_the_projection_takes():
 
 def test_below_one_is_what_passes():
     """On a border of float32: the cosine is over its threshold when the test fails."""
-    w = jnp.ones((64, 1))
-    across = jnp.where(jnp.arange(64) % 2 == 0, 1.0, -1.0)[:, None]
-    delta = 0.1
-    for radial in jnp.linspace(0.0125 * (1 - 1e-5), 0.0125 * (1 + 1e-5), 41):
-        leaf = measure(across + radial * w, w, delta=delta).leaves["(root)"]
+    w = np.ones((64, 1), np.float32)
+    across = np.where(np.arange(64) % 2 == 0, 1, -1).astype(np.float32)[:, None]
+    for radial in np.linspace(0.0125 * (1 - 1e-5), 0.0125 * (1 + 1e-5), 41, dtype="f4"):
+        leaf = measure_compiled(across + radial * w, w, delta=0.1).leaves["(root)"]
         assert (leaf.channel_cosine < 1) == leaf.channel_projected
 
 
@@ -313,26 +306,23 @@ def test_below_one_is_what_passes():
 
 def measure_stacked(grads, params, updates=None):
     """Of one parameter, which costs less to compile than all."""
-    return measure(
+    return measure_compiled(
         grads, params, updates=updates, delta=DELTA, dimension_numbers=SPECS["stacked"]
     )
 
 
-def test_compiled_mapped_and_plain_agree():
-    arrays = [tree["stacked"] for tree in draw()]
-    plain = measure_stacked(*arrays)
-    pairs = [jnp.stack([array, array]) for array in arrays]
+def test_compiled_and_plain_agree():
+    arrays = np.random.default_rng(0).normal(size=(3, 2, 2)).astype("f4")
 
-    twice = jax.jit(jax.vmap(measure_stacked))(*pairs)
+    plain = measure(*arrays[:2], updates=arrays[2])
 
-    compiled = jax.jit(measure_stacked)(*arrays)
+    numbers = {"delta": 0.1, "eps": 1e-8}  # As by default, but traced.
+    compiled = measure_compiled(*arrays[:2], updates=arrays[2], **numbers)
     chex.assert_trees_all_close(compiled, plain, rtol=1e-5, atol=1e-5)
-    expected = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), plain)
-    chex.assert_trees_all_close(twice, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_sharded_along_every_axis():
-    mesh = jax.make_mesh((2, 2), ("a", "b"), devices=jax.devices()[:4])
+    mesh = jax.make_mesh((2, 2, 2), ("a", "b", "c"))
     case = Case((4, 6, 8), (1,), (2,), ("channel", "layer", "none", "layer"))
     rng = np.random.default_rng(0)
     w = rng.normal(size=(4, 8, 6))
@@ -344,52 +334,50 @@ def test_sharded_along_every_axis():
         measured = measure(grads, params, updates=updates, dimension_numbers=spec)
         return measured, measured.scalars()
 
-    alone = jax.jit(run)(*arrays)
+    run = jax.jit(run)
+    alone = run(*arrays)
     with jax.set_mesh(mesh):
-        for partition in [("a", "b", None), (None, "b", "a")]:
-            sharding = jax.NamedSharding(mesh, jax.P(*partition))
-            sharded = jax.jit(run)(*jax.device_put(arrays, sharding))
-            chex.assert_trees_all_close(
-                jax.device_get(sharded), jax.device_get(alone), rtol=1e-5, atol=1e-5
-            )
+        sharding = jax.NamedSharding(mesh, jax.P("a", "b", "c"))
+        sharded = run(*jax.device_put(arrays, sharding))
+    chex.assert_trees_all_close(
+        jax.device_get(sharded), jax.device_get(alone), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_in_a_training_loop():
     tx = training.make(adamp)
-    params = training.initial_params()
+    fixed = training.initial_params()
+    params = {layer: fixed.pop(layer) for layer in ("first", "second")}
     state = tx.init(params)
+
+    def loss_fn(params, batch):
+        return training.loss_fn({**fixed, **params}, batch)
 
     @jax.jit
     def measured_step(params, state, batch):
-        grads = jax.grad(training.loss_fn)(params, batch)
+        grads = jax.grad(loss_fn)(params, batch)
         updates, state = tx.update(grads, state, params)
         measured = measure(
             grads, params, updates=updates, delta=training.DELTA, eps=training.EPS
         )
         return optax.apply_updates(params, updates), state, measured.scalars()
 
-    logged = []
     for batch in zip(*training.all_batches(), strict=True):
         before = params
         params, state, scalars = measured_step(params, state, batch)
-        logged.append({name: float(value) for name, value in scalars.items()})
         for layer in ("first", "second"):
             old, new = (np.float64(p[layer]["kernel"]) for p in (before, params))
             directions = [
                 kernel / np.sqrt(np.sum(kernel**2, axis=0)) for kernel in (old, new)
             ]
             moved = np.mean(np.sqrt(np.sum((directions[1] - directions[0]) ** 2, 0)))
-            step = logged[-1][f"{layer}/kernel/channel_step"]
+            step = float(scalars[f"{layer}/kernel/channel_step"])
             assert step == pytest.approx(moved, rel=1e-4)
-
-    for scalars in logged:
         # A batch normalization follows the first kernel, a layer normalization the
         # second.
         assert scalars["first/kernel/channel_projected"] == 1
         assert scalars["second/kernel/layer_projected"] == 1
         assert scalars["second/kernel/channel_cosine"] > 1
-        assert "norm/scale/channel_projected" not in scalars
-        assert scalars["norm/scale/weight_norm"] > 0
 
 
 def test_in_a_branch_of_a_compiled_loop():
@@ -398,7 +386,7 @@ def test_in_a_branch_of_a_compiled_loop():
     def log(grad):
         return measure_stacked(grad, param, update).scalars()
 
-    nothing = {name: jnp.nan for name in jax.eval_shape(log, grad)}
+    nothing = {name: np.nan for name in jax.eval_shape(log, grad)}
 
     @jax.jit
     def loop(grad):
@@ -408,7 +396,7 @@ def test_in_a_branch_of_a_compiled_loop():
 
         return jax.lax.scan(body, None, jnp.arange(3.0))[1]
 
-    plain = jax.jit(log)(grad)
+    plain = log(grad)
     for name, values in loop(grad).items():
         # The length of a gradient does not matter.
         expected = [plain[name], np.nan, plain[name]]
@@ -443,31 +431,30 @@ def test_scalars_over_batch_elements():
 
 def test_steps_of_a_scan_and_models_of_a_vmap_stay_apart():
     grad, param, update = (tree["stacked"] for tree in draw())
-    scales = jnp.arange(1.0, 4)
+    scales = np.arange(1, 7, dtype="f4").reshape(2, 3)
 
-    @jax.jit
     def measure_scaled(scale):
         return measure_stacked(grad + 0.1 * scale * param, scale * param, update)
 
-    def body(_, scale):
-        return None, measure_scaled(scale)
+    @jax.jit
+    @jax.vmap
+    def models(scales):
+        return jax.lax.scan(lambda _, x: (None, measure_scaled(x)), None, scales)[1]
 
-    by_scan = jax.jit(lambda: jax.lax.scan(body, None, scales)[1])().scalars()
-    by_vmap = jax.vmap(jax.vmap(measure_scaled))(jnp.stack([scales, scales])).scalars()
+    values = models(scales).scalars()
 
-    one_by_one = [measure_scaled(scale).scalars() for scale in scales]
-    for name, value in by_scan.items():
-        expected = [scalars[name] for scalars in one_by_one]
+    one_by_one = [measure_scaled(scale).scalars() for scale in scales.ravel()]
+    for name, value in values.items():
+        expected = np.reshape([scalars[name] for scalars in one_by_one], scales.shape)
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(by_vmap[name], [value] * 2, rtol=1e-5, atol=1e-6)
-    assert len({float(norm) for norm in by_scan["(root)/weight_norm"]}) == 3
+    assert len({*np.ravel(values["(root)/weight_norm"])}) == 6
 
 
 def test_without_updates_there_is_no_radial_part_and_no_step():
     arrays = [tree["stacked"] for tree in draw()]
-    full = jax.jit(measure_stacked)(*arrays)
+    full = measure_stacked(*arrays)
 
-    measured = jax.jit(measure_stacked)(*arrays[:2])
+    measured = measure_stacked(*arrays[:2])
 
     rest = {
         path: leaf._replace(**dict.fromkeys(METRICS[-4:]))
@@ -479,14 +466,14 @@ def test_without_updates_there_is_no_radial_part_and_no_step():
 
 def test_what_is_never_projected_has_a_norm():
     params = {
-        "kernel": jnp.ones((3, 3)),
-        "bias": 2 * jnp.ones((4, 4)),
-        "none": jnp.array([3.0, 4.0]),
-        "empty": jnp.ones((0, 3)),
-        "number": jnp.array(-5j),
+        "kernel": np.ones((3, 3), "f4"),
+        "bias": np.full((4, 4), 2, "f4"),
+        "none": np.array([3, 4], "f4"),
+        "empty": np.ones((0, 3), "f4"),
+        "number": np.array(-5j, "c8"),
     }
 
-    measured = measure(params, params, updates=params)
+    measured = measure_compiled(params, params, updates=params)
 
     scalars = measured.scalars()
     assert len(scalars) == len(METRICS) + 4
@@ -498,21 +485,28 @@ def test_what_is_never_projected_has_a_norm():
 # Values that are special
 
 
-def special(grad=(1.0, 1.0), weight=(3.0, 4.0), update=(1.0, 0.0), rest=True, **kwargs):
-    """One channel of these numbers, and unless told otherwise an ordinary one.
+def special(
+    grad=(1.0, 1.0),
+    weight=(3.0, 4.0),
+    update=(1.0, 0.0),
+    rest=True,
+    delta=0.1,
+    eps=1e-8,
+):
+    """One channel of these numbers, and an ordinary one, or else once more the same.
 
     The ordinary one is orthogonal to its gradient and moves by a right angle.
     """
     columns = [
-        (column, other) if rest else (column,)
+        (column, other if rest else column)
         for column, other in zip(
             (grad, weight, update),
             [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0)],
             strict=True,
         )
     ]
-    g, w, u = (jnp.array(column).T for column in columns)
-    leaf = measure(g, w, updates=u, **kwargs).leaves["(root)"]
+    g, w, u = (np.array(column, "f4").T for column in columns)
+    leaf = measure_compiled(g, w, updates=u, delta=delta, eps=eps).leaves["(root)"]
     return {metric: float(getattr(leaf, metric)) for metric in METRICS}
 
 
@@ -556,9 +550,8 @@ def test_zero_update_has_no_radial_part_and_turns_nothing():
 def test_no_nan_where_something_is_zero(zero, delta):
     """Neither in the result nor on the way, where JAX would stop at it."""
     names = ("grad", "weight", "update")
-    arrays = {name: jnp.ones((3, 2)) for name in names}
-    for name in names if zero == "all" else {zero} & {*names}:
-        arrays[name] = jnp.zeros((3, 2))
+    zeros = names if zero == "all" else {zero}
+    arrays = {name: np.full((2, 2), name not in zeros, np.float32) for name in names}
 
     with jax.debug_nans(True):
         measured = measure(
@@ -608,11 +601,13 @@ def test_delta_of_zero_projects_nothing():
 
 
 def test_batch_elements_without_a_direction_count_in_means():
-    w = jnp.stack([jnp.array([[3.0], [4.0]]), jnp.zeros((2, 1))])
-    u = jnp.array([[[4.0], [-3.0]], [[1.0], [1.0]]])
+    w = np.array([[[3], [4]], [[0], [0]]], "f4")
+    u = np.array([[[4], [-3]], [[1], [1]]], "f4")
     spec = ProjectionDimensionNumbers(1, 2)
 
-    scalars = measure({"w": u}, {"w": w}, updates={"w": u}, dimension_numbers=spec)
+    scalars = measure_compiled(
+        {"w": u}, {"w": w}, updates={"w": u}, dimension_numbers=spec
+    )
     scalars = {name: float(value) for name, value in scalars.scalars().items()}
 
     assert scalars["w/weight_norm"] == 2.5
@@ -623,23 +618,22 @@ def test_batch_elements_without_a_direction_count_in_means():
 
 def test_eps_is_that_of_the_optimizer():
     """Where a weight is shorter than eps, the cosine is smaller, and passes."""
-    w = jnp.array([[1e-3], [0.0]])
-    g = jnp.array([[1.0], [1.0]])
     for eps, over in ((1e-8, 10.0), (0.1, 0.1)):
-        leaf = measure(g, w, delta=0.1, eps=eps).leaves["(root)"]
+        values = special(weight=(1e-3, 0.0), delta=0.1, eps=eps)
 
-        assert float(leaf.channel_cosine) == pytest.approx(over)
-        assert bool(leaf.channel_projected) == (over < 1)
+        assert values["channel_cosine"] == pytest.approx(over)
+        assert values["channel_projected"] == (over < 1)
 
 
 def test_bfloat16_is_measured_in_float32():
     rng = np.random.default_rng(0)
-    g, w, u = jnp.asarray(rng.normal(size=(3, 300, 4)), jnp.bfloat16)
+    g, w, u = rng.normal(size=(3, 300, 1)).astype(jnp.bfloat16)
 
-    low = measure(g, w, updates=u).leaves["(root)"]
+    low = measure_compiled(g, w, updates=u).leaves["(root)"]
 
-    g, w, u = (array.astype(jnp.float32) for array in (g, w, u))
-    chex.assert_trees_all_close(low, measure(g, w, updates=u).leaves["(root)"])
+    g, w, u = (array.astype(np.float32) for array in (g, w, u))
+    high = measure_compiled(g, w, updates=u).leaves["(root)"]
+    chex.assert_trees_all_close(low, high)
     assert low.channel_step.dtype == jnp.float32
 
 
@@ -648,35 +642,36 @@ def test_bfloat16_is_measured_in_float32():
 
 def test_equinox_module_with_what_is_no_parameter():
     model = eqx.nn.MLP(4, 3, 8, 0, key=jax.random.key(0))
-    grads = eqx.filter_grad(lambda model: jnp.sum(model(jnp.ones(4)) ** 2))(model)
+    loss = eqx.filter_grad(lambda model: jnp.sum(model(jnp.ones(4)) ** 2))
+    spec = ProjectionDimensionNumbers(1, 0)
 
-    measured = measure(grads, model, dimension_numbers=ProjectionDimensionNumbers(1, 0))
+    measured = jax.jit(lambda: measure(loss(model), model, dimension_numbers=spec))()
 
     first = model.layers[0].weight
     norm = measured.leaves["layers/0/weight"].weight_norm
-    assert float(norm) == pytest.approx(float(jnp.linalg.norm(first)))
-    assert measured.leaves.keys() == {
-        "layers/0/weight",
-        "layers/0/bias",
-    }
+    assert float(norm) == pytest.approx(np.linalg.norm(first))
+    assert measured.leaves.keys() == {"layers/0/weight", "layers/0/bias"}
 
 
 def test_masked_leaves_are_left_out():
-    params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2)), "c": None}
-    grads = {"a": jnp.ones((2, 2)), "b": optax.MaskedNode(), "c": None}
+    ones = np.ones((2, 2), "f4")
+    params = {"a": ones, "b": ones, "c": None}
+    grads = {"a": ones, "b": optax.MaskedNode(), "c": None}
 
-    assert list(measure(grads, params).leaves) == ["a"]
+    assert list(jax.eval_shape(measure, grads, params).leaves) == ["a"]
 
 
 def test_nnx_state():
     model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
-    grads = nnx.grad(lambda model: jnp.sum(model(jnp.ones((2, 4))) ** 2))(model)
+    gradient = nnx.grad(lambda model: jnp.sum(model(jnp.ones((2, 4))) ** 2))
 
-    measured = measure(grads, nnx.state(model, nnx.Param))
+    @nnx.jit
+    def run(model):
+        return measure(gradient(model), nnx.state(model, nnx.Param))
 
-    assert sorted(measured.leaves) == ["bias", "kernel"]
+    assert sorted(run(model).leaves) == ["bias", "kernel"]
     with pytest.raises(ValueError, match=r"measure needs the params, .*nnx\.Param"):
-        measure(grads, model)
+        measure(nnx.state(model, nnx.Param), model)
 
 
 # Bad input
@@ -708,13 +703,6 @@ def test_other_things_than_arrays():
         measure({"a": "b"}, {"a": "b"})
 
 
-def test_same_path_twice():
-    params = {"a": {"b": jnp.ones((2, 3))}, "a/b": jnp.ones((2, 3))}
-
-    with pytest.raises(ValueError, match="two parameters have the path a/b"):
-        measure(params, params)
-
-
 def test_dimension_numbers_that_do_not_fit():
     params = {"a": jnp.ones((2, 3))}
 
@@ -725,9 +713,9 @@ def test_dimension_numbers_that_do_not_fit():
 def test_shapes_are_those_of_the_batch_axes():
     """Also where a batch axis has size one; and none where nothing is projected."""
     params = {
-        "w": jnp.ones((1, 3, 2)),
-        "bias": jnp.ones((1, 1)),
-        "empty": jnp.ones((2, 0)),
+        "w": np.ones((1, 3, 2), "f4"),
+        "bias": np.ones((1, 1), "f4"),
+        "empty": np.ones((2, 0), "f4"),
     }
     specs = {
         "w": ProjectionDimensionNumbers(1, 2),
@@ -735,13 +723,14 @@ def test_shapes_are_those_of_the_batch_axes():
         "empty": ProjectionDimensionNumbers(0, 1),
     }
 
-    measured = measure(params, params, updates=params, dimension_numbers=specs).leaves
+    measured = jax.eval_shape(
+        lambda: measure(params, params, updates=params, dimension_numbers=specs).leaves
+    )
 
     for value in measured["w"]:
         assert value.shape == (1,)
     assert measured["bias"].weight_norm.shape == ()
     assert measured["empty"].weight_norm.shape == ()
-    assert measured["empty"].weight_norm == 0
 
 
 def test_updates_that_do_not_fit():
