@@ -296,9 +296,13 @@ def test_below_one_is_what_passes():
     """On a border of float32: the cosine is over its threshold when the test fails."""
     w = np.ones((64, 1), np.float32)
     across = np.where(np.arange(64) % 2 == 0, 1, -1).astype(np.float32)[:, None]
-    for radial in np.linspace(0.0125 * (1 - 1e-5), 0.0125 * (1 + 1e-5), 41, dtype="f4"):
-        leaf = measure_compiled(across + radial * w, w, delta=0.1).leaves["(root)"]
+    border = 0.5 / math.sqrt(1 - 0.5**2)  # A cosine of 4 / sqrt(64)
+    passed = set()
+    for radial in np.linspace(border * (1 - 1e-6), border * (1 + 1e-6), 41, dtype="f4"):
+        leaf = measure_compiled(across + radial * w, w, delta=4.0).leaves["(root)"]
         assert (leaf.channel_cosine < 1) == leaf.channel_projected
+        passed.add(bool(leaf.channel_projected))
+    assert passed == {False, True}
 
 
 # In programs
