@@ -12,8 +12,8 @@ from flax import nnx
 
 from optax_adamp import (
     ProjectionDimensionNumbers,
-    adamp,
     detect_scale_invariance,
+    sgdp,
 )
 from optax_adamp._inspect import evidence
 from optax_adamp._inspect.grouping import BatchSums
@@ -24,7 +24,7 @@ UNTESTED = evidence.Evidence("w", (2, 3), "not tested")
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return np.random.default_rng((seed, *shape)).normal(size=shape).astype("f4")
 
 
 def by_channel(x, w):
@@ -49,67 +49,42 @@ def stack(*layers):
 
 
 # What becomes of each kernel, the view that must be found, and what the remark says.
+# What else the sums of a gradient can tell is for test_evidence.py.
 TERMS = {
     "channel": (by_channel, "channel", ""),
     "layer": (as_layer, "layer", ""),
     "neither": (linear, "neither", ""),
-    "partly": (
-        lambda x, w: jnp.concatenate([by_channel(x, w[:, :3]), x @ w[:, 3:]], axis=1),
-        "mixed",
-        "only 3 of 8 channels always pass",
-    ),
-    "dead_unit": (
-        lambda x, w: by_channel(x, w)[:, 1:],
-        "mixed",
-        "1 of 8 channels have a gradient in fewer than 4 batches, the others pass",
-    ),
-    "unreached": (lambda x, w: 0 * linear(x, w), "unknown", "no gradient in 8 batches"),
     "zeros": (as_layer, "layer", "its weights are all zero"),
     "tiny": (by_channel, "neither", ""),
-    "same": (stack(as_layer, as_layer, as_layer), "layer", ""),
-    "other": (
-        stack(as_layer, linear, as_layer),
-        "mixed",
-        "batch elements differ: [0, 2] layer; [1] neither",
-    ),
-    "both": (
-        stack(by_channel, as_layer, by_channel),
+    "stacked": (
+        stack(by_channel, as_layer),
         "layer",
-        "batch elements differ: [0, 2] channel; [1] layer",
+        "batch elements differ: [0] channel; [1] layer",
     ),
 }
-STACKED = ("same", "other", "both")
 BIASED = "the layer view passes by far at the given weights, but only in"
 
 
 def initial_params():
-    params = {
-        name: normal(i, *((3,) if name in STACKED else ()), INPUTS, CHANNELS)
-        for i, name in enumerate(TERMS)
-    }
+    params = {name: normal(i, INPUTS, CHANNELS) for i, name in enumerate(TERMS)}
+    params["stacked"] = normal(19, 2, INPUTS, CHANNELS)
     # The square of these is as small as a norm's eps.
     params["tiny"] *= 1e-3
     params["zeros"] *= 0
     return {
         "terms": params,
-        "biased": {"kernel": normal(20, INPUTS, CHANNELS), "bias": jnp.zeros(CHANNELS)},
-        "sometimes": {"five": normal(21, INPUTS, CHANNELS), "three": normal(22, 6, 8)},
+        "biased": {"kernel": normal(20, INPUTS, CHANNELS), "bias": np.zeros(8, "f4")},
         "spoiled": normal(23, INPUTS, CHANNELS),
         "complex": normal(24, INPUTS, CHANNELS) + 1j * normal(25, INPUTS, CHANNELS),
-        "count": jnp.arange(4),
-        "empty": jnp.zeros((0, 3)),
+        "count": np.arange(4, dtype="i4"),
+        "empty": np.zeros((0, 3), "f4"),
         "absent": None,
     }
 
 
-def batches(count=8):
-    for k in range(count):
-        yield {
-            "x": normal(100 + k, BATCH, INPUTS),
-            "five": float(k < 5),
-            "three": float(k < 3),
-            "spoil": np.nan if k == 6 else 1.0,
-        }
+def batches():
+    for k in range(8):
+        yield {"x": normal(100 + k, BATCH, INPUTS), "spoil": np.nan if k == 6 else 1.0}
 
 
 def distance(outputs):
@@ -120,11 +95,8 @@ def distance(outputs):
 def loss_fn(params, batch):
     x = batch["x"]
     total = sum(distance(TERMS[name][0](x, w)) for name, w in params["terms"].items())
-    biased, sometimes = params["biased"], params["sometimes"]
-    pre_norm = x @ biased["kernel"] + biased["bias"]
+    pre_norm = x @ params["biased"]["kernel"] + params["biased"]["bias"]
     total += distance(jax.nn.standardize(pre_norm))
-    for name, w in sometimes.items():
-        total += batch[name] * distance(as_layer(x, w))
     total += batch["spoil"] * distance(linear(x, params["spoiled"]))
     z = params["complex"]
     unit = z / jnp.sqrt(jnp.sum(jnp.abs(z) ** 2, axis=0))
@@ -150,8 +122,6 @@ EXPECTED = {
     },
     "biased/kernel": ("mixed", BIASED),
     "biased/bias": ("not tested", ""),
-    "sometimes/five": ("layer", "no gradient in 3 batches"),
-    "sometimes/three": ("unknown", "no gradient in 5 batches"),
     "spoiled": ("mixed", "the gradient is not finite in 1 batch"),
     "complex": ("channel", ""),
     "count": ("not tested", "no gradient reaches arrays of int32"),
@@ -177,7 +147,7 @@ def test_every_parameter_has_a_row_and_a_spec(found):
         for key in above:
             node = node[key]
         if verdict in ("channel", "layer"):
-            stacked = name in STACKED
+            stacked = name == "stacked"
             expected = ((1,), (2,), verdict) if stacked else ((0,), (1,), verdict)
             assert node[name] == ProjectionDimensionNumbers(*expected)
             assert node.reasons[name].startswith(f"detected: {verdict}, ")
@@ -189,7 +159,7 @@ def test_every_parameter_has_a_row_and_a_spec(found):
 def test_scaling_confirms_what_was_found(found):
     for row in found.evidence:
         assert (row.loss_change is not None) == (row.verdict in ("channel", "layer"))
-        if row.loss_change is not None and not row.path.endswith("spoiled"):
+        if row.loss_change is not None:
             assert row.loss_change < 1e-4, row
 
 
@@ -209,11 +179,9 @@ STACKED_HEADS = ProjectionDimensionNumbers((1, 3), (2,), view="channel")
 
 # What becomes of each kernel (features, heads, size), and the spec that must be found.
 GROUPS = {
-    "channel": (by(0), PUBLISHED._replace(view="channel")),
     "head": (by(2), HEADS),
     "position": (by(1), POSITIONS),
     "layer": (by(1, 2), PUBLISHED._replace(view="layer")),
-    "neither": (lambda x, w: jnp.einsum("be,ehd->bhd", x, w), None),
     "some": (stack(by(2), by(0)), STACKED_HEADS),
 }
 
@@ -226,7 +194,7 @@ def loss_of_groups(params, batch):
 def groups_found():
     params = {
         name: normal(i, *((2,) if name == "some" else ()), INPUTS, 3, 4)
-        for i, name in enumerate(GROUPS)
+        for i, name in enumerate(GROUPS, 1)
     }
     layout = dict.fromkeys(GROUPS, PUBLISHED)
     layout["some"] = ProjectionDimensionNumbers(1, (2, 3))
@@ -243,27 +211,12 @@ def groups_found():
 def test_the_finest_vectors(groups_found, name):
     assert groups_found[name] == GROUPS[name][1], groups_found.evidence
     (row,) = (row for row in groups_found.evidence if row.path == name)
-    is_group = name in ("head", "position", "some")
+    is_group = name != "layer"
     assert (row.verdict == "group") == is_group
     assert (row.group == "8 of 8") == is_group
     if row.along is not None:
         # Scaled vector by vector: else the loss would change by more.
         assert row.loss_change < 1e-5
-
-
-def test_scaling_contradicts_a_group():
-    """The loss holds more than its gradients tell."""
-
-    def hidden(params, batch):
-        loss = distance(by(2)(batch, params["w"]))
-        return loss + jax.lax.stop_gradient(jnp.sum(params["w"] ** 2))
-
-    found = detect_scale_invariance(
-        hidden, {"w": normal(0, INPUTS, 3, 4)}, small_batches(), verify=True
-    )
-    (row,) = found.evidence
-    assert found["w"] is None
-    assert row.remark.startswith("the group (0, 2) view passes in all batches, but")
 
 
 def small_loss(params, batch):
@@ -299,10 +252,10 @@ def test_steps_are_those_of_the_specs_written_out():
     }
     params = small_params()
     # A gradient along the weights: whoever tests it projects nothing.
-    grads = jax.tree.map(lambda w: w + 0.1 * w**2, params)
+    grads = jax.tree.map(lambda w: w + w**2 / 10, params)
 
     def step(specs, wrap=lambda factory: factory):
-        tx = wrap(adamp)(0.1, weight_decay=0.1, dimension_numbers=specs)
+        tx = wrap(sgdp)(0.1, weight_decay=0.1, dimension_numbers=specs)
         return tx.update(grads, tx.init(params), params)[0]
 
     expected = step(written)
@@ -318,15 +271,20 @@ def test_steps_are_those_of_the_specs_written_out():
 
 
 def test_the_seed_decides_where_weights_are_perturbed():
-    one, again, other = (detect_small(seed=seed).evidence for seed in (1, 1, 2))
-    assert one.rows == again.rows
-    assert one.rows != other.rows
-    assert [row.verdict for row in one] == [row.verdict for row in other]
+    def loss(params, batch):
+        return distance(as_layer(batch, params["w"]))
 
-
-def test_one_trace_for_all_batches():
-    counted = chex.assert_max_traces(small_loss, n=1)
-    detect_scale_invariance(counted, small_params(), small_batches())
+    # One trace a detection, for all of its batches
+    counted = chex.assert_max_traces(loss, n=3)
+    one, again, other = (
+        detect_scale_invariance(
+            counted, {"w": normal(0, 6, 8)}, small_batches(), seed=seed
+        ).evidence.rows
+        for seed in (1, 1, 2)
+    )
+    assert one == again
+    assert one != other
+    assert [row.verdict for row in one] == [row.verdict for row in other] == ["layer"]
 
 
 def test_as_many_programs_for_many_shapes_as_for_one(caplog):
@@ -337,7 +295,7 @@ def test_as_many_programs_for_many_shapes_as_for_one(caplog):
         return sum(jnp.sum(jnp.sin(x)) for x in outputs)
 
     rng = np.random.default_rng(0)
-    sizes = [(3, 2), (3, 4), (4, 2), (5, 2), (5, 3)]
+    sizes = [(3, 2), (3, 4), (4, 2)]
     params = {str(size): rng.normal(size=size).astype("f4") for size in sizes}
     params = jax.device_put(params)
     caplog.clear()
@@ -352,7 +310,7 @@ def test_as_many_programs_for_many_shapes_as_for_one(caplog):
 
 
 def test_one_batch_is_taken_at_the_given_weights():
-    weight, gradient = np.asarray(normal(0, 6, 8)), np.asarray(normal(1, 6, 8))
+    weight, gradient = normal(0, 6, 8), normal(1, 6, 8)
     found = detect_scale_invariance(
         lambda params, batch: jnp.sum(params["w"] * batch),
         {"w": weight},
@@ -470,18 +428,26 @@ def test_rule(ratios, verdict):
 
 
 def test_scaling_can_contradict_the_gradients():
-    def hidden(params, batch):
-        loss = distance(as_layer(batch, params["w"]))
-        return loss + jax.lax.stop_gradient(jnp.sum(params["w"] ** 2))
+    """The loss holds more than its gradients tell."""
 
-    params = {"w": normal(0, 6, 8)}
-    found = detect_scale_invariance(hidden, params, small_batches())
-    assert found["w"].view == "layer"
-    found = detect_scale_invariance(hidden, params, small_batches(), verify=True)
-    (row,) = found.evidence
-    assert found["w"] is None
-    assert row.verdict == "mixed"
-    assert row.remark.startswith("the layer view passes in all batches, but scaling")
+    def hidden(params, batch):
+        seen = distance(as_layer(batch, params["w"])) + distance(
+            by(2)(batch, params["grouped"])
+        )
+        squares = sum(jnp.sum(w**2) for w in params.values())
+        return seen + jax.lax.stop_gradient(squares)
+
+    params = {"grouped": normal(1, INPUTS, 3, 4), "w": normal(0, 6, 8)}
+    layout = {"grouped": PUBLISHED, "w": KERNEL}
+    found = detect_scale_invariance(
+        hidden, params, small_batches(), dimension_numbers=layout, verify=True
+    )
+    assert found == {"grouped": None, "w": None}
+    views = {"grouped": "group (0, 2)", "w": "layer"}
+    for row in found.evidence:
+        assert row.verdict == "mixed"
+        said = f"the {views[row.path]} view passes in all batches, but scaling"
+        assert row.remark.startswith(said)
 
 
 def test_the_second_opinion_is_asked_at_perturbed_weights():
@@ -495,7 +461,7 @@ def test_the_second_opinion_is_asked_at_perturbed_weights():
         shifted = jax.nn.standardize(batch @ constant + jax.lax.stop_gradient(bias))
         return seen + 100 * distance(shifted)
 
-    params = {"kernel": normal(0, INPUTS, CHANNELS), "bias": jnp.zeros(CHANNELS)}
+    params = {"kernel": normal(4, INPUTS, CHANNELS), "bias": np.zeros(CHANNELS)}
     found = detect_scale_invariance(loss, params, small_batches(), verify=True)
     row = next(row for row in found.evidence if row.path == "kernel")
     assert row.layer_passed == 8
@@ -521,40 +487,29 @@ def test_a_penalty_in_the_loss():
 
 def test_strict_types():
     """BatchSums are in single precision, whatever the weights are in."""
+    dtypes = {"first": "bfloat16", "second": "float8_e4m3fn", "head": "float16"}
+    params = {
+        **{k: w.astype(dtypes[k]) for k, w in small_params().items()},
+        "temperature": np.ones((), "bfloat16"),
+        "z": normal(3, 6, 8) + 1j * normal(4, 6, 8),
+    }
 
     def loss(params, batch):
-        return small_loss({k: w.astype("float32") for k, w in params.items()}, batch)
+        real = {k: params[k].astype("f4") for k in dtypes}
+        warm = batch * params["temperature"].astype("f4")
+        z = params["z"]
+        unit = z / jnp.sqrt(jnp.sum(jnp.square(jnp.abs(z)), axis=0)).astype(z.dtype)
+        turned = jnp.real(batch.astype(z.dtype) @ unit)
+        return small_loss(real, warm) + distance(turned)
 
-    dtypes = {"first": "bfloat16", "second": "float8_e4m3fn", "head": "float16"}
-    params = {k: w.astype(dtypes[k]) for k, w in small_params().items()}
-    params["temperature"] = jnp.asarray(1.0, "bfloat16")
     with jax.numpy_dtype_promotion("strict"):
-        found = detect_scale_invariance(
-            lambda params, batch: loss(
-                {k: params[k] for k in dtypes},
-                batch * params["temperature"].astype("f4"),
-            ),
-            params,
-            small_batches(),
-            verify=True,
-        )
+        found = detect_scale_invariance(loss, params, small_batches(), verify=True)
     verdicts = {row.path: row.verdict for row in found.evidence}
     assert verdicts["first"] == "channel"
     assert verdicts["head"] == "neither"
     # A float8 gradient has 3 bits: what is orthogonal to the weight is not, rounded.
     assert verdicts["second"] != "channel"
-
-
-def test_complex_weights_under_strict_types():
-    def loss(params, batch):
-        z = params["z"]
-        unit = z / jnp.sqrt(jnp.sum(jnp.square(jnp.abs(z)), axis=0)).astype(z.dtype)
-        return distance(jnp.real(batch.astype(z.dtype) @ unit))
-
-    params = {"z": jax.lax.complex(normal(0, 6, 8), normal(1, 6, 8))}
-    with jax.numpy_dtype_promotion("strict"):
-        found = detect_scale_invariance(loss, params, small_batches(), verify=True)
-    assert found["z"].view == "channel"
+    assert verdicts["z"] == "channel"
 
 
 def test_parts_of_arrays_are_refused():
@@ -586,9 +541,9 @@ def test_the_program_cannot_tell():
 
     def loss(params, batch):
         there_and_back = batch[:, :4] @ params["odd"] @ params["odd"].T
-        return small_loss(params, batch) + distance(there_and_back)
+        return distance(by_channel(batch, params["first"])) + distance(there_and_back)
 
-    params = {**small_params(), "odd": normal(3, 4, 5)}
+    params = {"first": normal(0, 6, 8), "odd": normal(3, 4, 5)}
     with pytest.raises(ValueError, match='"odd": ProjectionDimensionNumbers'):
         detect_scale_invariance(loss, params, small_batches())
     layout = {**dict.fromkeys(params, KERNEL), "odd": None}
@@ -604,7 +559,10 @@ def test_the_program_cannot_tell():
         ({"loss_fn": lambda p, x: x @ p["first"]}, r"float32 with shape \(32, 8\)"),
         ({"loss_fn": lambda p, x: (jnp.sum(p["first"]), x)}, "returned a tuple"),
         ({"loss_fn": lambda p, x: jnp.argmax(p["first"])}, "int32 with shape"),
-        ({"batches": small_batches(3)}, "needs 8 batches, but got 3"),
+        (
+            {"loss_fn": lambda p, x: jnp.sum(p["first"]), "batches": small_batches(3)},
+            "needs 8 batches, but got 3",
+        ),
         ({"batches": []}, "needs 8 batches, but got 0"),
         ({"num_batches": 0}, "num_batches must be at least 1"),
         ({"delta": 0.0}, "delta must be positive"),
