@@ -1,4 +1,7 @@
-"""Chains of the parts by hand, and what may stand before and behind the optimizers."""
+"""Chains of the parts by hand, and what may stand before and behind the optimizers.
+
+Clipping and line searches are asked every day by test_with_gradient.py, of one step.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,13 @@ import pytest
 
 import training
 from optax_adamp import adamp, scale_by_projection, sgdp, with_gradient
-from training import KERNEL_MASKS, KERNELS, SETTINGS, with_both_optimizers
+from training import (
+    KERNEL_MASKS,
+    KERNELS,
+    SETTINGS,
+    with_both_optimizers,
+    with_sgdp_nightly,
+)
 
 BASE_AND_DECAY = {
     adamp: (optax.scale_by_adam(eps=training.EPS), SETTINGS[adamp]["weight_decay"]),
@@ -36,14 +45,14 @@ def train_with_arguments(tx, arguments):
     return training.train(optax.GradientTransformation(tx.init, update))
 
 
-@with_both_optimizers
+@with_sgdp_nightly
 def test_chained_by_hand(optimizer):
     trained = training.train(with_gradient(chain_by_hand(optimizer)))
 
     training.assert_trained_as_plainly(trained, optimizer)
 
 
-@with_both_optimizers
+@with_sgdp_nightly
 def test_gradient_passed_by_hand(optimizer):
     """Without `with_gradient`, in a loop that knows the gradient."""
     trained = train_with_arguments(
@@ -53,7 +62,7 @@ def test_gradient_passed_by_hand(optimizer):
     training.assert_trained_as_plainly(trained, optimizer)
 
 
-@with_both_optimizers
+@with_sgdp_nightly
 def test_with_gradient_passes_other_arguments_on(optimizer):
     def update(updates, state, params, *, value, **extra):
         return optax.tree.scale(value, updates), state
@@ -70,7 +79,7 @@ def test_with_gradient_passes_other_arguments_on(optimizer):
     training.assert_trained_as_plainly(trained, optimizer)
 
 
-@with_both_optimizers
+@with_sgdp_nightly
 @pytest.mark.parametrize("mask_compatible_extra_args", [False, True])
 @pytest.mark.parametrize("mask", KERNEL_MASKS)
 def test_masked_inside(mask, mask_compatible_extra_args, optimizer):
@@ -91,6 +100,7 @@ def test_masked_inside(mask, mask_compatible_extra_args, optimizer):
     training.assert_kernels_differ(trained, training.plainly_trained(optimizer, 0.0))
 
 
+@pytest.mark.nightly
 @with_both_optimizers
 def test_after_clipping(optimizer):
     max_norm = 0.2
@@ -112,6 +122,7 @@ def test_after_clipping(optimizer):
     training.assert_kernels_differ(trained, unprojected)
 
 
+@pytest.mark.nightly
 def test_line_search():
     """A line search behind the optimizer gets its arguments past `with_gradient`."""
     longest = {"learning_rate": 0.5}

@@ -10,7 +10,7 @@ from test_optimizer_state import run
 import training
 from optax_adamp import adamp, sgdp
 from steps import sgdw
-from training import SETTINGS, with_both_optimizers
+from training import SETTINGS, with_both_optimizers, with_sgdp_nightly
 
 BATCHES = list(zip(*training.all_batches(), strict=True))
 HALF = training.STEPS // 2
@@ -23,7 +23,7 @@ BASES = {
 
 
 @pytest.mark.parametrize("layer", ["first", "second", "head", "norm"])
-@with_both_optimizers
+@with_sgdp_nightly
 def test_nan_spreads_no_further_than_under_the_base_optimizer(optimizer, layer):
     """One in the gradient, of a step in the middle, and none from then on."""
     gradients = []
@@ -135,7 +135,7 @@ def train_with_held_layer(tx):
 
 
 @pytest.mark.parametrize("way", [masked, partitioned, absent])
-@with_both_optimizers
+@with_sgdp_nightly
 def test_a_layer_that_is_thawed_or_added_joins_the_others(optimizer, way):
     """Its moments begin with zero; the others go on, bitwise; frozen, it stays put."""
     tx = training.make(optimizer)

@@ -5,7 +5,7 @@ import pytest
 
 import training
 from optax_adamp import ProjectionDimensionNumbers, adamp, sgdp
-from training import SETTINGS, with_both_optimizers
+from training import SETTINGS, with_both_optimizers, with_sgdp_nightly
 
 
 def rising(optimizer, *names):
@@ -32,16 +32,6 @@ def train_by_hand(optimizer, schedules, **changes):
     return params
 
 
-@with_both_optimizers
-@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
-def test_constant_schedule(name, optimizer):
-    constant = optax.constant_schedule(SETTINGS[optimizer][name])
-
-    trained = training.train(training.make(optimizer, **{name: constant}))
-
-    training.assert_trained_as_plainly(trained, optimizer)
-
-
 SCHEDULED = [("learning_rate",), ("weight_decay",), ("learning_rate", "weight_decay")]
 
 
@@ -57,7 +47,7 @@ def test_schedule(names, optimizer):
     training.assert_kernels_differ(trained, unprojected)
 
 
-@with_both_optimizers
+@with_sgdp_nightly
 def test_schedule_of_masked_decay(optimizer):
     """Under a mask the state holds the count of the steps one level deeper."""
     schedules = rising(optimizer, "weight_decay")
@@ -79,7 +69,7 @@ def inject(optimizer, static_args=(), **changes):
     return factory(**training.settings(optimizer, **changes))
 
 
-@with_both_optimizers
+@with_sgdp_nightly
 def test_injected_constants(optimizer):
     """Every number is a tracer then, and `jit` shows what branches on one."""
     trained = training.train(inject(optimizer), jit=True)
@@ -87,7 +77,7 @@ def test_injected_constants(optimizer):
     training.assert_trained_as_plainly(trained, optimizer, INJECTED)
 
 
-@with_both_optimizers
+@with_sgdp_nightly
 def test_injected_schedules(optimizer):
     """Any number can follow a schedule, not only those that take one by themselves."""
     schedules = {
@@ -148,7 +138,7 @@ def only_first(params):
     return {**dict.fromkeys(params), "first": {"kernel": kernel}}
 
 
-@with_both_optimizers
+@with_sgdp_nightly
 def test_injected_with_functions_of_the_params(optimizer):
     """`inject_hyperparams` takes functions for schedules unless told otherwise."""
     described = {

@@ -19,7 +19,10 @@ def through_orbax(path, saved, like):
     return restore_worker.restore(path, like)
 
 
-@pytest.mark.parametrize("variant", ["plain", "both by schedule, and a mask"])
+@pytest.mark.parametrize(
+    "variant",
+    ["plain", pytest.param("both by schedule, and a mask", marks=pytest.mark.nightly)],
+)
 @pytest.mark.parametrize("direction", ["AdamW to AdamP", "AdamP to AdamW"])
 def test_adamw_and_adamp_share_their_checkpoints(direction, variant, tmp_path):
     """A job restores into its own state, and need not know who saved."""
@@ -43,7 +46,9 @@ def test_adamw_and_adamp_share_their_checkpoints(direction, variant, tmp_path):
     training.assert_kernels_differ(trained, stayed)
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(
+    "nesterov", [False, pytest.param(True, marks=pytest.mark.nightly)]
+)
 @pytest.mark.parametrize("direction", ["SGD to SGDP", "SGDP to SGD"])
 def test_sgd_and_sgdp_share_their_trace(direction, nesterov, tmp_path):
     """Each restores what the other saved, and puts the trace into its own state."""

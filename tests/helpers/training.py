@@ -36,14 +36,15 @@ SETTINGS = {
 }
 
 with_both_optimizers = pytest.mark.parametrize("optimizer", SETTINGS)
-# For questions about what is around an optimizer: both have the same projection, and
-# SGDP takes half as long to compile.
-with_either_optimizer = pytest.mark.parametrize(
+# For questions about what is around an optimizer: both have the same projection. SGDP
+# takes half as long to compile.
+with_adamp_nightly = pytest.mark.parametrize(
     "optimizer",
-    [
-        optax_adamp.sgdp,
-        pytest.param(optax_adamp.adamp, marks=pytest.mark.nightly),
-    ],
+    [optax_adamp.sgdp, pytest.param(optax_adamp.adamp, marks=pytest.mark.nightly)],
+)
+with_sgdp_nightly = pytest.mark.parametrize(
+    "optimizer",
+    [optax_adamp.adamp, pytest.param(optax_adamp.sgdp, marks=pytest.mark.nightly)],
 )
 
 
