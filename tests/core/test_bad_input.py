@@ -166,20 +166,22 @@ def test_nesterov_with_dampening():
 def test_bad_gradient_stays_in_its_leaf(factory, bad):
     """One bad entry of a projected leaf shows, and changes no other leaf."""
     rng = np.random.default_rng(0)
-    params = {name: jnp.asarray(rng.normal(size=(4, 3))) for name in ("one", "two")}
+    weights = rng.normal(size=(2, 4, 3)).astype("f4")
+    params = dict(zip(("one", "two"), weights, strict=True))
 
     def orthogonal(w):  # A gradient that makes the weight look scale-invariant.
-        g = jnp.roll(w, 1, axis=0)
-        return g - w * jnp.sum(g * w, axis=0) / jnp.sum(w * w, axis=0)
+        g = np.roll(w, 1, axis=0)
+        return g - w * np.sum(g * w, axis=0) / np.sum(w * w, axis=0)
 
     grads = jax.tree.map(orthogonal, params)
     tx = factory(0.1, weight_decay=0.1)
     good, _ = update(tx, params, grads)
-    spoiled, _ = update(tx, params, {**grads, "one": grads["one"].at[1, 2].set(bad)})
+    grads["one"][1, 2] = bad
+    spoiled, _ = update(tx, params, grads)
     chex.assert_trees_all_equal(spoiled["two"], good["two"])
-    assert not jnp.isfinite(spoiled["one"][1, 2])
-    others = jnp.ones((4, 3), bool).at[1, 2].set(False)
-    assert jnp.isfinite(spoiled["one"][others]).all()
+    is_finite = np.isfinite(spoiled["one"])
+    assert not is_finite[1, 2]
+    assert is_finite.sum() == 11
 
 
 MAGNITUDES = {
@@ -201,11 +203,11 @@ def test_finite_where_the_base_optimizer_is(dtype, view):
 
     def vectors(size):
         signs = rng.uniform(-1, 1, (8, 5, 3))
-        return jnp.asarray(signs / np.abs(signs).max() * size, dtype)
+        return signs / np.abs(signs).max() * size
 
     sizes = [size(limits) for size in MAGNITUDES.values()]
     updates, weights = (
-        jnp.stack(arrays)
+        np.stack(arrays).astype(limits.dtype)
         for arrays in zip(
             *((vectors(u), vectors(w)) for u in sizes for w in sizes), strict=True
         )
@@ -215,7 +217,7 @@ def test_finite_where_the_base_optimizer_is(dtype, view):
         tx = optax_adamp.scale_by_projection(
             0.5, eps=eps, weight_decay=0.1, dimension_numbers=Spec(2, 3, view)
         )
-        for grad in (updates, jnp.ones_like(updates), jnp.zeros_like(updates)):
+        for grad in (updates, np.ones_like(updates), np.zeros_like(updates)):
             result, _ = tx.update(updates, tx.init(weights), weights, grad=grad)
             assert result.dtype == jnp.dtype(dtype)
             assert jnp.isfinite(result).all()
@@ -224,40 +226,40 @@ def test_finite_where_the_base_optimizer_is(dtype, view):
 @pytest.mark.parametrize("view", ["channel", "layer"])
 def test_vectors_out_of_range_keep_the_update_under_a_fixed_view(view):
     """The norm of the second channel, and so that of the layer, is beyond float32."""
-    weight = jnp.array([[1.0, 1e20], [1.0, 1e20]])
-    update = jnp.array([[3.0, 3.0], [1.0, 1.0]])
+    weight = np.float32([[1.0, 1e20], [1.0, 1e20]])
+    update = np.float32([[3.0, 3.0], [1.0, 1.0]])
     tx = optax_adamp.scale_by_projection(
         dimension_numbers=Spec(0, 1, view), weight_decay=0.0
     )
-    result, _ = tx.update(update, tx.init(weight), weight, grad=jnp.ones((2, 2)))
+    result, _ = tx.update(update, tx.init(weight), weight, grad=np.ones_like(weight))
     first = [1.0, -1.0] if view == "channel" else [3.0, 1.0]
     np.testing.assert_allclose(result, np.transpose([first, [3.0, 1.0]]), rtol=1e-6)
 
 
 def test_norm_that_overflows_is_not_scale_invariant():
     """A gradient orthogonal to the weight, whose norm is too large for float32."""
-    weight = jnp.array([[1.0], [1.0]])
-    grad = jnp.array([[1.0], [-1.0]])
-    update = jnp.array([[3.0], [1.0]])
+    weight = np.float32([[1.0], [1.0]])
+    grad = np.float32([[1.0], [-1.0]])
+    update = np.float32([[3.0], [1.0]])
     tx = optax_adamp.scale_by_projection()
     for scale, projected in ((1e18, True), (1e20, False)):
         for g, w in ((grad * scale, weight), (grad, weight * scale)):
             result, _ = tx.update(update, tx.init(w), w, grad=g)
-            expected = jnp.array([[1.0], [-1.0]]) if projected else update
+            expected = grad if projected else update
             chex.assert_trees_all_close(result, expected, atol=1e-6)
 
 
 def test_arrays_without_channels():
     """Empty arrays, scalars and axes of size one get the step of the reference."""
     params = {
-        "empty": jnp.zeros((0, 3)),
-        "no channels": jnp.zeros((3, 0)),
-        "scalar": jnp.array(2.0),
+        "empty": np.zeros((0, 3), "f4"),
+        "no channels": np.zeros((3, 0), "f4"),
+        "scalar": np.float32(2.0),
         "number": 2.0,
-        "one by one": jnp.array([[2.0]]),
+        "one by one": np.float32([[2.0]]),
         "none": None,
     }
-    grads = jax.tree.map(jnp.ones_like, params)
+    grads = jax.tree.map(lambda w: np.ones(np.shape(w), "f4"), params)
     tx = optax_adamp.scale_by_projection(weight_decay=0.5)
     updates, _ = tx.update(grads, tx.init(params), params, grad=grads)
     expected = jax.tree.map(lambda g, w: g + 0.5 * w, grads, params)
@@ -265,12 +267,18 @@ def test_arrays_without_channels():
     # With a threshold above one even parallel vectors pass, and nothing is left.
     tx = optax_adamp.scale_by_projection(2.0, eps=0.0)
     updates, _ = tx.update(grads, tx.init(params), params, grad=grads)
-    chex.assert_trees_all_close(updates, {**grads, "one by one": jnp.zeros((1, 1))})
+    nothing = np.zeros((1, 1), "f4")
+    chex.assert_trees_all_close(updates, {**grads, "one by one": nothing})
+
+
+def integers_and_a_kernel():
+    table = np.arange(6, dtype="i4").reshape(3, 2)
+    return {"table": table, "kernel": np.ones((3, 2), "f4")}
 
 
 def test_integer_params_move_as_under_adamw():
-    params = {"table": jnp.arange(6).reshape(3, 2), "kernel": jnp.ones((3, 2))}
-    grads = jax.tree.map(lambda w: jnp.ones(w.shape), params)
+    params = integers_and_a_kernel()
+    grads = jax.tree.map(lambda w: np.ones(w.shape, "f4"), params)
     ours = optax_adamp.adamp(0.1, weight_decay=0.1, delta=0.0)
     optaxs = optax.adamw(0.1, weight_decay=0.1)
     chex.assert_trees_all_close(
@@ -286,7 +294,7 @@ def test_integer_params_move_as_under_adamw():
     ],
 )
 def test_float0_gradients_raise_what_optax_raises(ours, optaxs):
-    params = {"table": jnp.arange(6).reshape(3, 2), "kernel": jnp.ones((3, 2))}
+    params = integers_and_a_kernel()
     grads = jax.grad(lambda p: jnp.sum(p["kernel"]), allow_int=True)(params)
     with pytest.raises(TypeError):
         update(optaxs, params, grads)

@@ -15,12 +15,9 @@ DECAY = 0.3
 # shape, reduction axes, output axes; what is left are batch axes.
 LAYOUTS = {
     "dense": ((6, 4), (0,), (1,)),
-    "output first": ((4, 6), (1,), (0,)),
     "convolution": ((3, 2, 5, 4), (0, 1, 2), (3,)),
     "attention query": ((5, 2, 3), (0,), (1, 2)),
-    "attention out": ((2, 3, 5), (0, 1), (2,)),
     "output between": ((3, 4, 2), (0, 2), (1,)),
-    "stacked": ((3, 6, 4), (1,), (2,)),
     "stacked in the middle": ((6, 3, 4), (0,), (2,)),
     "experts of layers": ((2, 3, 6, 4), (2,), (3,)),
     "one channel": ((6,), (0,), ()),
@@ -66,7 +63,7 @@ def test_equals_reference(layout):
         for outcome in ("channel", "layer", "none", "zero", "chance") * 4:
             arrays = draw(rng, shape, reduction, output, outcome)
             ours = project(
-                *map(jnp.asarray, arrays),
+                *arrays,
                 Axes(reduction, output, "auto"),
                 weight_decay=DECAY,
                 **HYPERPARAMETERS,
@@ -91,10 +88,10 @@ def project_channels(u, g, w, view="auto", **changes):
 )
 def test_fixed_view_needs_no_test(view, outcome):
     arrays = draw(np.random.default_rng(0), (6, 4), (0,), (1,), outcome)
-    u, g, w = (jnp.asarray(array, jnp.float32) for array in arrays)
+    u, g, w = (array.astype(np.float32) for array in arrays)
     ours = project_channels(u, g, w, view)
     axis = 0 if view == "channel" else None
-    radial = jnp.sum(u * w, axis, keepdims=True) / jnp.sum(w * w, axis, keepdims=True)
+    radial = np.sum(u * w, axis, keepdims=True) / np.sum(w * w, axis, keepdims=True)
     expected = u - radial * w + DECAY * HYPERPARAMETERS["wd_ratio"] * w
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
@@ -104,20 +101,20 @@ def test_complex_weights_are_vectors_of_the_plane(outcome):
     rng = np.random.default_rng(0)
     # A last axis of two for the real and the imaginary part, reduced like the input.
     as_real = draw(rng, (6, 4, 2), (0, 2), (1,), outcome)
-    as_complex = [jnp.asarray(x[..., 0] + 1j * x[..., 1]) for x in as_real]
-    ours = project_channels(*as_complex)
+    as_complex = [(x[..., 0] + 1j * x[..., 1]).astype("c8") for x in as_real]
+    ours = np.asarray(project_channels(*as_complex))
     expected, views = expected_step(*as_real, (0, 2), (1,))
     assert views == [outcome]
-    assert ours.dtype == jnp.complex64
+    assert ours.dtype == np.complex64
     np.testing.assert_allclose(ours.real, expected[..., 0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(ours.imag, expected[..., 1], rtol=1e-4, atol=1e-6)
 
 
 def test_complex_numbers_count_twice_in_the_threshold():
     """A cosine between delta / sqrt(2 n) and delta / sqrt(n) does not pass."""
-    u = jnp.array([[1.0 + 2j], [3.0 - 1j], [2j]])
-    w = jnp.array([[3.0], [4j], [0.0]])
-    g = jnp.array([[0.085 * 3], [0.085 * 4j], [5 * (1 - 0.085**2) ** 0.5]])
+    u = np.array([[1.0 + 2j], [3.0 - 1j], [2j]], "c8")
+    w = np.array([[3.0], [4j], [0.0]], "c8")
+    g = np.array([[0.085 * 3], [0.085 * 4j], [5 * (1 - 0.085**2) ** 0.5]], "c8")
     for delta, passes in ((0.2, False), (0.22, True)):  # sqrt(6) 0.085 = 0.208
         ours = project_channels(u, g, w, delta=delta, weight_decay=0.0)
         radial = (3 * 1 + 4 * -1) / 25  # The second entry of u has -1 along 4j.
@@ -129,7 +126,7 @@ def test_one_channel_that_fails_is_enough():
     u, g, w = draw(np.random.default_rng(0), (6, 20), (0,), (1,), "channel")
     g[:, 7] = 1e-3 * w[:, 7]  # Small, so that the layer still looks scale-invariant.
     with float64():
-        ours = project_channels(*map(jnp.asarray, (u, g, w)))
+        ours = project_channels(u, g, w)
         expected, views = expected_step(u, g, w, (0,), (1,))
         assert views == ["layer"]
         np.testing.assert_allclose(ours, expected, rtol=1e-12)
@@ -140,9 +137,9 @@ def test_one_channel_that_fails_is_enough():
 )
 def test_eps_bounds_each_norm_by_itself(g_norm, w_norm, cosine):
     """The cosine of parallel vectors, whose smaller norms count as one."""
-    direction, u = jnp.array([[3.0], [4.0]]) / 5, jnp.array([[1.0], [2.0]])
+    direction, u = np.float32([[0.6], [0.8]]), np.float32([[1], [2]])
     g, w = g_norm * direction, w_norm * direction
-    projected = u - jnp.sum(u * w) / (w_norm + 1) ** 2 * w
+    projected = u - np.sum(u * w) / (w_norm + 1) ** 2 * w
     for threshold, expected in ((0.9 * cosine, u), (1.1 * cosine, projected)):
         ours = project_channels(
             u, g, w, delta=threshold * 2**0.5, eps=1.0, weight_decay=0.0
@@ -151,7 +148,7 @@ def test_eps_bounds_each_norm_by_itself(g_norm, w_norm, cosine):
 
 
 def test_the_threshold_itself_does_not_pass():
-    zeros, w = jnp.zeros((2, 1)), jnp.array([[3.0], [4.0]])
+    zeros, w = np.zeros((2, 1), "f4"), np.float32([[3], [4]])
     ours = project_channels(w, zeros, w, delta=0.0, weight_decay=0.0)
     np.testing.assert_array_equal(ours, w)
 
@@ -162,7 +159,7 @@ def test_sums_are_taken_in_float32(dtype):
     rng = np.random.default_rng(0)
     for outcome in ("channel", "layer", "none") * 3:
         arrays = draw(rng, (512, 3), (0,), (1,), outcome)
-        u, g, w = (jnp.asarray(array, dtype) for array in arrays)
+        u, g, w = (array.astype(jnp.dtype(dtype)) for array in arrays)
         ours = project_channels(u, g, w, delta=0.5)
         assert ours.dtype == jnp.dtype(dtype)
         expected, ratio, view = reference.projection(
@@ -185,7 +182,7 @@ def test_arithmetic_has_the_widest_dtype(widest):
     """The step is that of float64 up to its last rounding, to the update's dtype."""
     with float64():
         arrays = {
-            name: jnp.asarray(array, "float64" if name == widest else "float32")
+            name: array.astype("float64" if name == widest else "float32")
             for name, array in zip(
                 ("update", "grad", "weight"),
                 draw(np.random.default_rng(0), (512, 3), (0,), (1,), "channel"),
@@ -207,6 +204,6 @@ def test_arithmetic_has_the_widest_dtype(widest):
 
 def test_vector_without_a_radial_part_decays_in_full():
     """Its norm underflows, and with eps zero there is nothing to divide by."""
-    u, w = jnp.full((2, 3), 1e-25), jnp.full((2, 3), 2e-25)
+    u, w = np.full((2, 3), 1e-25, "f4"), np.full((2, 3), 2e-25, "f4")
     ours = project_channels(u, u, w, "channel", eps=0.0)
     np.testing.assert_allclose(ours, u + DECAY * w, rtol=1e-6)

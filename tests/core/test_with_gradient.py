@@ -69,7 +69,7 @@ def orthogonal(seed):
 
 
 def radial_parts(updates):
-    return np.abs(np.sum(updates["kernel"] * WEIGHT["kernel"], axis=0))
+    return np.abs(np.sum(np.asarray(updates["kernel"]) * WEIGHT["kernel"], axis=0))
 
 
 @pytest.mark.parametrize("optimizer", [adamp, sgdp])
@@ -117,11 +117,11 @@ PARTS = [
     for sign in (10.0, -10.0)
 ]
 NESTINGS = {
-    "outside": accumulate(adamp(0.1)),
-    "between": accumulate(with_gradient(optax.chain(optax.identity(), adamp(0.1)))),
-    "inside": with_gradient(accumulate(adamp(0.1))),
+    "outside": accumulate(sgdp(0.1)),
+    "between": accumulate(with_gradient(optax.chain(optax.identity(), sgdp(0.1)))),
+    "inside": with_gradient(accumulate(sgdp(0.1))),
     "inside a chain": with_gradient(
-        optax.chain(optax.identity(), accumulate(adamp(0.1)))
+        optax.chain(optax.identity(), accumulate(sgdp(0.1)))
     ),
 }
 
@@ -133,7 +133,7 @@ def test_accumulated_gradients(nesting):
     for part in PARTS:
         updates, state = tx.update(part, state, WEIGHT)
 
-    alone = adamp(0.1)
+    alone = sgdp(0.1)
     expected, _ = alone.update(orthogonal(0), alone.init(WEIGHT), WEIGHT)
     chex.assert_trees_all_close(updates, expected, rtol=1e-3, atol=1e-6)
     assert radial_parts(updates).max() < 1e-4
@@ -157,7 +157,7 @@ def test_line_searches(search, is_wrapped):
             kernel
         )
 
-    value, grads = jax.value_and_grad(loss_fn)(WEIGHT)
+    value, grads = jax.jit(jax.value_and_grad(loss_fn))(WEIGHT)
     optimizer = sgdp(0.1, momentum=None)
     chain = optax.chain(optax.clip(0.05), optimizer, SEARCHES[search]())
     tx = with_gradient(chain) if is_wrapped else chain
@@ -166,13 +166,13 @@ def test_line_searches(search, is_wrapped):
         grads, tx.init(WEIGHT), WEIGHT, value=value, grad=grads, value_fn=loss_fn
     )
 
-    clipped = jax.tree.map(lambda g: jnp.clip(g, -0.05, 0.05), grads)
+    clipped = jax.tree.map(lambda g: np.clip(np.asarray(g), -0.05, 0.05), grads)
     direction, _ = optimizer.update(clipped, optimizer.init(WEIGHT), WEIGHT, grad=grads)
-    ratio = updates["kernel"] / direction["kernel"]
+    ratio = np.asarray(updates["kernel"]) / direction["kernel"]
     assert float(loss_fn(optax.apply_updates(WEIGHT, updates))) < value
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-4)
     # The layer as a whole is scale-invariant.
-    assert abs(float(jnp.sum(direction["kernel"] * w))) < 1e-6
+    assert abs(np.sum(direction["kernel"] * w)) < 1e-6
 
 
 def test_state_is_that_of_the_wrapped():
