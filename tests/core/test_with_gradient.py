@@ -117,23 +117,36 @@ PARTS = [
     for sign in (10.0, -10.0)
 ]
 NESTINGS = {
-    "outside": accumulate(sgdp(0.1)),
-    "between": accumulate(with_gradient(optax.chain(optax.identity(), sgdp(0.1)))),
-    "inside": with_gradient(accumulate(sgdp(0.1))),
-    "inside a chain": with_gradient(
-        optax.chain(optax.identity(), accumulate(sgdp(0.1)))
+    "outside": accumulate(adamp(0.1)),
+    "between": accumulate(with_gradient(optax.chain(optax.identity(), adamp(0.1)))),
+    "inside": with_gradient(accumulate(adamp(0.1))),
+    # Of its own `gradient_transformation` drops extra arguments, such as a gradient.
+    "inside a chain, with arguments": with_gradient(
+        optax.chain(
+            optax.identity(),
+            optax.GradientTransformationExtraArgs(*accumulate(adamp(0.1))),
+        )
     ),
 }
 
 
-@pytest.mark.parametrize("nesting", NESTINGS)
+EVERY_DAY = ["outside", "inside a chain, with arguments"]
+
+
+@pytest.mark.parametrize(
+    "nesting",
+    [
+        pytest.param(name, marks=() if name in EVERY_DAY else pytest.mark.nightly)
+        for name in NESTINGS
+    ],
+)
 def test_accumulated_gradients(nesting):
     tx = NESTINGS[nesting]
     state = tx.init(WEIGHT)
     for part in PARTS:
         updates, state = tx.update(part, state, WEIGHT)
 
-    alone = sgdp(0.1)
+    alone = adamp(0.1)
     expected, _ = alone.update(orthogonal(0), alone.init(WEIGHT), WEIGHT)
     chex.assert_trees_all_close(updates, expected, rtol=1e-3, atol=1e-6)
     assert radial_parts(updates).max() < 1e-4

@@ -16,9 +16,9 @@ import reference
 import training
 from optax_adamp import (
     ProjectionDimensionNumbers,
-    adamp,
     measure,
     scale_by_projection,
+    sgdp,
 )
 
 DELTA, EPS = 0.2, 1e-6
@@ -349,7 +349,7 @@ def test_sharded_along_every_axis():
 
 
 def test_in_a_training_loop():
-    tx = training.make(adamp)
+    tx = training.make(sgdp)
     fixed = training.initial_params()
     params = {layer: fixed.pop(layer) for layer in ("first", "second")}
     state = tx.init(params)
