@@ -646,10 +646,12 @@ def test_bfloat16_is_measured_in_float32():
 
 def test_equinox_module_with_what_is_no_parameter():
     model = eqx.nn.MLP(4, 3, 8, 0, key=jax.random.key(0))
-    loss = eqx.filter_grad(lambda model: jnp.sum(model(jnp.ones(4)) ** 2))
+    gradient = eqx.filter_grad(lambda model: jnp.sum(model(jnp.ones(4)) ** 2))
     spec = ProjectionDimensionNumbers(1, 0)
 
-    measured = jax.jit(lambda: measure(loss(model), model, dimension_numbers=spec))()
+    measured = jax.jit(
+        lambda: measure(gradient(model), model, dimension_numbers=spec)
+    )()
 
     first = model.layers[0].weight
     norm = measured.leaves["layers/0/weight"].weight_norm
