@@ -11,7 +11,7 @@ import pytest
 
 import training
 from optax_adamp import ProjectionDimensionNumbers, layouts, sgdp
-from training import is_first, with_either_optimizer
+from training import is_first, with_adamp_nightly
 
 OUTPUT_FIRST = ProjectionDimensionNumbers(reduction_axis=1, output_axis=0)
 
@@ -101,7 +101,7 @@ SPECS = {
 }
 
 
-@with_either_optimizer
+@with_adamp_nightly
 @pytest.mark.parametrize("form", SPECS)
 def test_dimension_numbers(form, optimizer):
     tx = training.make(optimizer, dimension_numbers=SPECS[form])

@@ -6,7 +6,7 @@ import numpy as np
 
 import training
 from optax_adamp.layouts import from_function
-from training import with_either_optimizer
+from training import with_adamp_nightly
 
 
 def predict(inputs):
@@ -53,7 +53,7 @@ def loss_fn(params, state, batch):
     return training.cross_entropy(logits, labels)
 
 
-@with_either_optimizer
+@with_adamp_nightly
 def test_training(optimizer):
     _, shapes = jax.eval_shape(
         network.init, jax.random.key(0), training.all_batches()[0][0]

@@ -19,7 +19,7 @@ from training import (
     SPEC_OF_FIRST,
     is_first,
     spec_of_first,
-    with_either_optimizer,
+    with_adamp_nightly,
 )
 
 
@@ -77,7 +77,7 @@ def train_state(tx, params):
     return state.params
 
 
-@with_either_optimizer
+@with_adamp_nightly
 def test_train_state(optimizer):
     trained = train_state(training.make(optimizer), training.initial_params())
 
@@ -119,7 +119,7 @@ def train_boxed(tx):
     return nn.meta.unbox(trained)
 
 
-@with_either_optimizer
+@with_adamp_nightly
 def test_boxes(optimizer):
     trained = train_boxed(training.make(optimizer))
 

@@ -11,7 +11,7 @@ import pytest
 
 import training
 from optax_adamp import ProjectionDimensionNumbers, sgdp
-from training import with_either_optimizer
+from training import with_adamp_nightly
 
 
 def take_step(tx, params, state, batch):
@@ -83,7 +83,7 @@ LOOPS = {
 }
 
 
-@with_either_optimizer
+@with_adamp_nightly
 @pytest.mark.parametrize("loop", LOOPS)
 def test_every_loop_trains_alike(loop, optimizer):
     trained = LOOPS[loop](training.make(optimizer))
@@ -91,7 +91,7 @@ def test_every_loop_trains_alike(loop, optimizer):
     training.assert_trained_as_plainly(trained, optimizer)
 
 
-@with_either_optimizer
+@with_adamp_nightly
 def test_views_of_the_trained_network(optimizer):
     """What the other tests rest on: both views occur in the network."""
 
@@ -154,7 +154,7 @@ CONTAINERS = {
 }
 
 
-@with_either_optimizer
+@with_adamp_nightly
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_every_container_trains_alike(container, optimizer):
     """Where paths carry no names, shapes alone tell kernels from vectors."""
@@ -200,7 +200,7 @@ BARE_ARRAY_ARGUMENTS = {
 }
 
 
-@with_either_optimizer
+@with_adamp_nightly
 @pytest.mark.parametrize("arguments", BARE_ARRAY_ARGUMENTS)
 def test_bare_array(arguments, optimizer):
     """One array has the empty path."""

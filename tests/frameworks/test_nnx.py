@@ -17,7 +17,7 @@ from training import (
     SPEC_OF_FIRST,
     is_first,
     spec_of_first,
-    with_either_optimizer,
+    with_adamp_nightly,
 )
 
 SIZES = training.INPUTS, training.HIDDEN, training.FEATURES, training.CLASSES
@@ -81,7 +81,7 @@ WRAPPERS = {
 }
 
 
-@with_either_optimizer
+@with_adamp_nightly
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_optimizer(wrapper, optimizer):
     trained = train(WRAPPERS[wrapper](training.make(optimizer)))

@@ -12,7 +12,7 @@ from optax_adamp import (
     sgdp,
     with_gradient,
 )
-from training import KERNEL_MASKS, KERNELS, SETTINGS, with_either_optimizer
+from training import KERNEL_MASKS, KERNELS, SETTINGS, with_adamp_nightly
 
 NOT_KERNELS = jax.tree.map(lambda is_kernel: not is_kernel, KERNELS)
 
@@ -43,7 +43,7 @@ TRANSPARENT = {
 }
 
 
-@with_either_optimizer
+@with_adamp_nightly
 @pytest.mark.parametrize("wrapper", TRANSPARENT)
 def test_wrapper_that_should_change_nothing(wrapper, optimizer):
     trained = training.train(TRANSPARENT[wrapper](training.make(optimizer)))
@@ -51,7 +51,7 @@ def test_wrapper_that_should_change_nothing(wrapper, optimizer):
     training.assert_trained_as_plainly(trained, optimizer)
 
 
-@with_either_optimizer
+@with_adamp_nightly
 def test_multi_steps(optimizer):
     """Micro-batches come to one step on the mean of their gradients.
 
@@ -87,7 +87,7 @@ def test_multi_steps(optimizer):
     training.assert_kernels_differ(trained, unprojected)
 
 
-@with_either_optimizer
+@with_adamp_nightly
 def test_apply_if_finite(optimizer):
     """A gradient that is not finite leaves no trace."""
     inputs, labels = training.all_batches()
@@ -168,7 +168,7 @@ def test_partition_into_adamp_and_sgdp():
     training.assert_kernels_differ(trained, training.train(unprojected))
 
 
-@with_either_optimizer
+@with_adamp_nightly
 def test_flatten_leaves_nothing_to_project(optimizer):
     """All parameters become one vector with one axis."""
     flattened = training.train(optax.flatten(training.make(optimizer)))
@@ -177,7 +177,7 @@ def test_flatten_leaves_nothing_to_project(optimizer):
     training.assert_kernels_differ(training.plainly_trained(optimizer), flattened)
 
 
-@with_either_optimizer
+@with_adamp_nightly
 def test_schedule_free(optimizer):
     """Gradient and projection are both taken at the point between the averages."""
     learning_rate, beta = 0.05, 0.9
