@@ -96,18 +96,24 @@ def test_fixed_view_needs_no_test(view, outcome):
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(np.complex64, 1e-4), (np.complex128, 1e-12)]
+)
 @pytest.mark.parametrize("outcome", ["channel", "layer", "none"])
-def test_complex_weights_are_vectors_of_the_plane(outcome):
+def test_complex_weights_are_vectors_of_the_plane(outcome, dtype, rtol):
     rng = np.random.default_rng(0)
     # A last axis of two for the real and the imaginary part, reduced like the input.
     as_real = draw(rng, (6, 4, 2), (0, 2), (1,), outcome)
-    as_complex = [(x[..., 0] + 1j * x[..., 1]).astype("c8") for x in as_real]
-    ours = np.asarray(project_channels(*as_complex))
+    as_complex = [(x[..., 0] + 1j * x[..., 1]).astype(dtype) for x in as_real]
+    with float64():
+        ours = np.asarray(project_channels(*as_complex))
     expected, views = expected_step(*as_real, (0, 2), (1,))
     assert views == [outcome]
-    assert ours.dtype == np.complex64
-    np.testing.assert_allclose(ours.real, expected[..., 0], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(ours.imag, expected[..., 1], rtol=1e-4, atol=1e-6)
+    assert ours.dtype == dtype
+    for part, of_expected in ((ours.real, 0), (ours.imag, 1)):
+        np.testing.assert_allclose(
+            part, expected[..., of_expected], rtol=rtol, atol=rtol / 100
+        )
 
 
 def test_complex_numbers_count_twice_in_the_threshold():
