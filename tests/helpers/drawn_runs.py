@@ -16,6 +16,10 @@ STEPS = 5
 OUTCOMES = ("channel", "layer", "none", "zero", "chance")
 
 with_both_optimizers = pytest.mark.parametrize("optimizer", [adamp, sgdp])
+# Where SGDP repeats what AdamP asks.
+with_sgdp_at_night = pytest.mark.parametrize(
+    "optimizer", [adamp, pytest.param(sgdp, marks=pytest.mark.nightly)]
+)
 
 
 class Problem(NamedTuple):
