@@ -94,6 +94,11 @@ def layouts(named=NAMED_LAYOUTS):
     return st.sampled_from(named + RANDOM_LAYOUTS if many else named)
 
 
+def few_layouts():
+    """For what compiles more for each layout than a step: stacked, of several axes."""
+    return layouts(NAMED_LAYOUTS[2:5])
+
+
 class Case(NamedTuple):
     """One leaf and a step on it."""
 

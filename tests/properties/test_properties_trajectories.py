@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import reference
-from drawn import Case
+from drawn import Case, few_layouts
 from drawn_runs import (
     HYPERPARAMETERS,
     STEPS,
@@ -22,7 +22,7 @@ from precision import float64
 
 
 @with_both_optimizers
-@given(problem=problems(), nesterov=st.booleans(), data=st.data())
+@given(problem=problems(few_layouts), nesterov=st.booleans(), data=st.data())
 def test_trajectory_equals_reference(optimizer, problem, nesterov, data):
     layout, problem = problem
     drawn = data.draw(HYPERPARAMETERS[optimizer])
@@ -64,7 +64,7 @@ POWERS = {adamp: 1, sgdp: 2}
 
 
 @with_both_optimizers
-@given(problem=problems(), exponent=st.integers(-20, 20), data=st.data())
+@given(problem=problems(few_layouts), exponent=st.integers(-20, 20), data=st.data())
 def test_scaling_a_weight_and_its_learning_rate_keeps_directions(
     optimizer, problem, exponent, data
 ):
