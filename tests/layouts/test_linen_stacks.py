@@ -1,6 +1,7 @@
 """Linen modules that are stacked, shared or written by users; and what is refused."""
 
 import functools
+import itertools
 import linecache
 import re
 from typing import Any
@@ -155,15 +156,18 @@ def stack(arrays, axis):
     }
 
 
-@pytest.mark.parametrize(
+along_every_axis = pytest.mark.parametrize(
     ("axis", "boxed"),
     [
-        (0, False),
         (1, True),
+        pytest.param(0, False, marks=pytest.mark.nightly),
         pytest.param(-1, False, marks=pytest.mark.nightly),
     ],
 )
-def test_scanned_layers(axis, boxed):
+
+
+@functools.cache
+def scanned_history(axis, boxed):
     init = nn.initializers.lecun_normal()
     if boxed:
         init = nn.with_partitioning(init, ("in", "out"))
@@ -172,12 +176,26 @@ def test_scanned_layers(axis, boxed):
     shapes = jax.eval_shape(model.init, jax.random.key(0), HIDDEN)["params"]
     params = nn.meta.replace_boxed(shapes, {"layers": start})
     assert isinstance(params["layers"]["wide"]["kernel"], nn.Partitioned) == boxed
+    return train_transformer(model, params)
 
-    history = train_transformer(model, params)
 
+@along_every_axis
+def test_scanned_layers(axis, boxed):
+    """Each is projected by itself, as in PyTorch."""
+    assert_steps_are_those_of_pytorch(
+        scanned_history(axis, boxed),
+        {f"layers/{path}": per_layer(cut, axis) for path, cut in CUTS.items()},
+        {f"layers/{path}": view for path, view in VIEWS.items()},
+    )
+
+
+@pytest.mark.nightly
+@along_every_axis
+def test_scanned_layers_train_as_unscanned_ones(axis, boxed):
     ends = {path: arrays[-1] for path, arrays in unscanned_history().weights.items()}
     expected = {f"layers/{path}": end for path, end in stack(ends, axis).items()}
-    trained = {path: arrays[-1] for path, arrays in history.weights.items()}
+    weights = scanned_history(axis, boxed).weights
+    trained = {path: arrays[-1] for path, arrays in weights.items()}
     # Adam makes full steps of gradients near zero, where rounding shows. With another
     # layout the decay alone would differ: by 8e-3 a step for a weight of 1.
     chex.assert_trees_all_close(trained, expected, rtol=1e-3, atol=1e-3)
@@ -205,8 +223,16 @@ def layers_of_experts(axes, layers, experts, features):
     return scan(vmap_axis, experts, features)
 
 
-@pytest.mark.parametrize("vmap_axis", [0, 1, -1])
-@pytest.mark.parametrize("scan_axis", [0, 1, 2, -1])
+EVERY_DAY = [(0, 1), (1, -1), (2, 0), (-1, -1)]
+
+
+@pytest.mark.parametrize(
+    ("scan_axis", "vmap_axis"),
+    [
+        pytest.param(*axes, marks=() if axes in EVERY_DAY else pytest.mark.nightly)
+        for axes in itertools.product([0, 1, 2, -1], [0, 1, -1])
+    ],
+)
 def test_axes_of_nested_stacks(scan_axis, vmap_axis):
     """They are those that have the sizes, and the same if all sizes are equal."""
     axes, sizes = (scan_axis, vmap_axis), (2, 3, 5)
