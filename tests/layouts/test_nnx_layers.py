@@ -426,7 +426,7 @@ class WithExtra(nnx.Linear):
 
 
 def own_model():
-    return Own(nnx.Rngs(0))
+    return build(Own)
 
 
 OVERRIDES = {
@@ -527,7 +527,7 @@ def test_program_of_what_modules_leave_open(is_abstract):
 class SharedArray(nnx.Module):
     """An array that two layers hold, under the name that comes first."""
 
-    def __init__(self, rngs, is_tied):
+    def __init__(self, rngs, *, is_tied):
         self.embed = nnx.Embed(6, 6, rngs=rngs)
         self.out = nnx.Linear(6, 6, use_bias=False, rngs=rngs)
         self.out.kernel = self.embed.embedding
@@ -540,14 +540,17 @@ class SharedArray(nnx.Module):
 
 def test_an_array_that_layers_of_different_classes_share():
     """Which class comes first in the alphabet must not decide."""
-    tokens = jnp.zeros((3,), jnp.int32)
+    tokens = np.zeros(3, np.int32)
 
-    for_rows = from_nnx(SharedArray(nnx.Rngs(0), is_tied=True), tokens)
+    def shared(is_tied):
+        return build(lambda rngs: SharedArray(rngs, is_tied=is_tied))
+
+    for_rows = from_nnx(shared(is_tied=True), tokens)
     assert specs_of(for_rows) == {"embed/embedding": Spec(1, 0)}
     with pytest.raises(ValueError, match=r"embedding: .* used in two ways, .*"):
-        from_nnx(SharedArray(nnx.Rngs(0), is_tied=False), tokens)
+        from_nnx(shared(is_tied=False), tokens)
     with pytest.raises(ValueError, match=r"it is shared by Embed and Linear"):
-        from_nnx(SharedArray(nnx.Rngs(0), is_tied=False))
+        from_nnx(shared(is_tied=False))
 
 
 class Shared(nnx.Module):
@@ -560,7 +563,7 @@ class Shared(nnx.Module):
 
 
 def test_shared_modules():
-    layout = from_nnx(Shared(nnx.Rngs(0)))
+    layout = from_nnx(build(Shared))
 
     assert specs_of(layout) == {
         "inner/other/embedding": Spec(1, 0),
@@ -577,7 +580,7 @@ def test_shared_modules():
     ],
 )
 def test_wrt(wrt, paths):
-    model = lora_linear(nnx.Rngs(0))
+    model = build(lora_linear)
 
     specs = specs_of(from_nnx(model, wrt=wrt))
 
@@ -597,7 +600,7 @@ class Forgetful(nnx.Linear):
 
 
 def resized():
-    model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    model = build(lambda rngs: nnx.Linear(3, 4, rngs=rngs))
     model.kernel = nnx.Param(jnp.ones((3, 5)))
     return model
 
