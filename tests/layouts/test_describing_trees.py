@@ -1,15 +1,28 @@
 """Masks and dimension numbers in all their forms, in training."""
 
 import collections
+import functools
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import training
-from optax_adamp import ProjectionDimensionNumbers, adamp, layouts
-from training import with_both_optimizers
+from optax_adamp import ProjectionDimensionNumbers, adamp, layouts, sgdp
+
+
+def in_each_form(forms):
+    """With AdamP; and SGDP, which passes them on alike, takes the first every day."""
+    first, *others = forms
+    at_night = [pytest.param(form, sgdp, marks=pytest.mark.nightly) for form in others]
+    cases = [*((form, adamp) for form in forms), (first, sgdp), *at_night]
+    return pytest.mark.parametrize(("form", "optimizer"), cases)
+
+
+with_sgdp_at_night = pytest.mark.parametrize(
+    "optimizer", [adamp, pytest.param(sgdp, marks=pytest.mark.nightly)]
+)
 
 MASKED = {
     "first": {"kernel": True},
@@ -27,22 +40,28 @@ MASKS = {
 }
 
 
-@with_both_optimizers
-@pytest.mark.parametrize("mask", MASKS)
-def test_mask_of_the_decay(mask, optimizer):
-    """It takes away decay and leaves the projection as it is."""
-    trained = training.train(training.make(optimizer, mask=MASKS[mask]))
-
-    expected = training.choose(
-        MASKED, training.make(optimizer), training.make(optimizer, weight_decay=0.0)
+@functools.cache
+def masked_by_hand(optimizer, **changes):
+    return training.train(
+        training.choose(
+            MASKED,
+            training.make(optimizer, **changes),
+            training.make(optimizer, **changes, weight_decay=0.0),
+        )
     )
-    training.assert_close(trained, training.train(expected))
+
+
+@in_each_form(MASKS)
+def test_mask_of_the_decay(form, optimizer):
+    """It takes away decay and leaves the projection as it is."""
+    trained = training.train(training.make(optimizer, mask=MASKS[form]))
+
+    training.assert_close(trained, masked_by_hand(optimizer))
     training.assert_kernels_differ(trained, training.plainly_trained(optimizer))
-    unprojected = training.train(training.make(optimizer, mask=MASKS[mask], delta=0.0))
-    training.assert_kernels_differ(trained, unprojected)
+    training.assert_kernels_differ(trained, masked_by_hand(optimizer, delta=0.0))
 
 
-@with_both_optimizers
+@with_sgdp_at_night
 def test_mask_without_a_tree(optimizer):
     everything = training.train(training.make(optimizer, mask=True))
     nothing = training.train(training.make(optimizer, mask=lambda params: False))
@@ -93,16 +112,14 @@ DIMENSION_NUMBERS = {
 }
 
 
-@with_both_optimizers
-@pytest.mark.parametrize("form", DIMENSION_NUMBERS)
+@in_each_form(DIMENSION_NUMBERS)
 def test_form_of_dimension_numbers(form, optimizer):
     tx = training.make(optimizer, dimension_numbers=DIMENSION_NUMBERS[form])
 
     training.assert_trained_as_plainly(train_transposed(tx), optimizer)
 
 
-@with_both_optimizers
-@pytest.mark.parametrize("form", DIMENSION_NUMBERS)
+@in_each_form(DIMENSION_NUMBERS)
 def test_form_of_dimension_numbers_under_masked(form, optimizer):
     """The optimizer then sees `optax.MaskedNode` for what others train."""
     tx = training.make(optimizer, dimension_numbers=DIMENSION_NUMBERS[form])
@@ -115,7 +132,7 @@ def test_form_of_dimension_numbers_under_masked(form, optimizer):
     training.assert_trained_as_plainly(train_transposed(split), optimizer)
 
 
-@with_both_optimizers
+@with_sgdp_at_night
 def test_none_among_dimension_numbers(optimizer):
     """What has no axes is not projected and decays in full."""
     trained = train_transposed(
@@ -139,12 +156,17 @@ NAMES = {
 }
 
 
+@functools.cache  # Another class would be another tree, and be compiled anew.
+def fields_of(renamed):
+    names = ["value" if name == renamed else name for name in NAMES.values()]
+    return collections.namedtuple("Fields", names)
+
+
 @pytest.mark.parametrize("form", ["one spec", "dict", "named tuple"])
 @pytest.mark.parametrize("renamed", ["second", "scale"])
 def test_field_with_the_name_of_a_box(renamed, form):
     """A field `value`, as attention may have, beside others is no box of Flax."""
-    names = ["value" if name == renamed else name for name in NAMES.values()]
-    fields = collections.namedtuple("Fields", names)
+    fields = fields_of(renamed)
 
     def flatten(params):
         return fields._make(params[layer][name] for layer, name in NAMES)
@@ -200,38 +222,38 @@ LAYOUTS = {
 }
 
 
-def step(tx, params):
+KERNELS = np.random.default_rng(0).normal(size=(1, 5, 8)).astype("f4")
+
+
+def step(layout, params, wrap=lambda tx: tx):
     """One whose gradient is orthogonal to all channels, so that kernels decay less."""
-    gradient = jax.tree.map(jnp.zeros_like, params)
+    tx = wrap(
+        adamp(1.0, weight_decay=0.5, wd_ratio=0, dimension_numbers=LAYOUTS[layout])
+    )
+    gradient = jax.tree.map(np.zeros_like, params)
     return tx.update(gradient, tx.init(params), params)[0]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("form", UNPROJECTED)
 def test_joined_or_wrapped_biases_and_scales_step_as_without_projection(form, layout):
-    array = training.initial_params()["first"]["kernel"][None]
-    dimension_numbers = LAYOUTS[layout]
-    tx = adamp(1.0, weight_decay=0.5, wd_ratio=0, dimension_numbers=dimension_numbers)
-    params = UNPROJECTED[form](array)
+    """They decay in full, which kernels do not."""
+    updates = step(layout, UNPROJECTED[form](KERNELS))
+    training.assert_close(updates, UNPROJECTED[form](-0.5 * KERNELS))
 
-    training.assert_close(
-        step(tx, params), step(optax.adamw(1.0, weight_decay=0.5), params)
-    )
-    for name in ("kernel", "scale_factor", "Scale"):
-        projected = step(tx, {name: array})[name]
-        assert not jnp.any(projected), name
+
+@pytest.mark.parametrize("name", ["kernel", "scale_factor", "Scale"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_kernels_in_these_layouts_are_projected(name, layout):
+    """Those with names that are almost those of others, too."""
+    assert not np.any(step(layout, {name: KERNELS})[name])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_biases_of_complex_numbers_step_as_without_projection(layout):
-    real = training.initial_params()["first"]["kernel"][None]
-    params = {"bias": real + 1j, "kernel": real + 1j}
-    dimension_numbers = LAYOUTS[layout]
-    inner = adamp(
-        1.0, weight_decay=0.5, wd_ratio=0, dimension_numbers=dimension_numbers
-    )
+    params = {"bias": KERNELS + 1j, "kernel": KERNELS + 1j}
 
-    updates = step(optax.contrib.split_real_and_imaginary(inner), params)
+    updates = step(layout, params, wrap=optax.contrib.split_real_and_imaginary)
 
     training.assert_close(updates["bias"], -0.5 * params["bias"])
-    assert not jnp.any(updates["kernel"])
+    assert not np.any(updates["kernel"])
