@@ -97,19 +97,19 @@ def make_mesh(shape, axis_type=AxisType.Auto):
     return jax.make_mesh(shape, names, axis_types=(axis_type,) * len(shape))
 
 
-def partition_specs(mesh_shape):
+def partition_specs(mesh_shape, names=LEAVES):
     """A tree with a spec for each copy of a leaf."""
-    return {f"{name} {spec}": spec for name, spec in _cuts(mesh_shape)}
+    return {f"{name} {spec}": spec for name, spec in _cuts(mesh_shape, names)}
 
 
 def copies(tree, mesh_shape):
-    """From a tree like `LEAVES` to one like `partition_specs`."""
-    return {f"{name} {spec}": tree[name] for name, spec in _cuts(mesh_shape)}
+    """From a tree like `LEAVES`, or some of it, to one like `partition_specs`."""
+    return {f"{name} {spec}": tree[name] for name, spec in _cuts(mesh_shape, tree)}
 
 
-def _cuts(mesh_shape):
+def _cuts(mesh_shape, names):
     specs = MESHES[mesh_shape]
-    return [(name, spec) for name in LEAVES for spec in specs.get(name.split()[0], [])]
+    return [(name, spec) for name in names for spec in specs.get(name.split()[0], [])]
 
 
 def dimension_numbers(leaves=LEAVES):

@@ -246,14 +246,25 @@ def test_whole_parameters_that_are_marked_as_varying():
 
 
 @pytest.mark.parametrize(
-    "mesh_shape", [(8,), pytest.param((4, 2), marks=pytest.mark.nightly)]
+    ("mesh_shape", "names"),
+    [
+        ((8,), ("convolution", "stack", "bias")),
+        pytest.param((4, 2), tuple(steps.LEAVES), marks=pytest.mark.nightly),
+    ],
 )
-def test_what_is_measured_of_parts(mesh_shape):
+def test_what_is_measured_of_parts(mesh_shape, names):
     """Norms, cosines and turns are those of the whole vectors."""
     whole = steps.whole(adamp)
-    specs = steps.partition_specs(mesh_shape)
-    trees = whole.grads[0], whole.params[0], whole.grads[1]
-    numbers = steps.dimension_numbers()
+    specs = steps.partition_specs(mesh_shape, names)
+    numbers, *trees = (
+        {name: tree[name] for name in names}
+        for tree in (
+            steps.dimension_numbers(),
+            whole.grads[0],
+            whole.params[0],
+            whole.grads[1],
+        )
+    )
 
     def measured(grads, params, updates, numbers, specs=None):
         return measure(
@@ -282,7 +293,7 @@ def test_what_is_measured_of_parts(mesh_shape):
     )
 
     expected = jax.jit(functools.partial(measured, numbers=numbers))(*trees)
-    assert expected["query"].channel_projected
+    assert np.any(expected["stack"].channel_projected)
     chex.assert_trees_all_close(
         jax.device_get(jax.jit(mapped)(*map(copies, trees))),
         jax.device_get(copies(expected)),
