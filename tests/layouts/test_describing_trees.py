@@ -77,6 +77,7 @@ def transpose(params):
     return jax.tree.map(lambda leaf: leaf.T, params)
 
 
+@jax.jit
 def gradient_of_transposed(params, batch):
     return transpose(training.gradient(transpose(params), batch))
 

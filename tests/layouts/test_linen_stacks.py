@@ -75,8 +75,8 @@ class Block(nn.Module):
             kernel_init=self.kernel_init,
             name="attention",
         )
-        hidden = hidden + attention(nn.LayerNorm(name="norm_1")(hidden))
-        wide = dense(name="wide")(nn.LayerNorm(name="norm_2")(hidden))
+        hidden = hidden + attention(nn.LayerNorm(name="norm")(hidden))
+        wide = dense(name="wide")(hidden)
         wide = wide / jnp.sqrt(jnp.mean(wide**2, (0, 1)))
         return hidden + dense(name="narrow")(nn.relu(wide)), None
 
