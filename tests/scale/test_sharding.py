@@ -102,7 +102,12 @@ def test_uneven_parts():
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "tree"), [(adamp, "even"), (sgdp, "even"), (adamp, "uneven")]
+    ("optimizer", "tree"),
+    [
+        (adamp, "even"),
+        (adamp, "uneven"),
+        pytest.param(sgdp, "even", marks=pytest.mark.nightly),
+    ],
 )
 def test_outcomes(optimizer, tree):
     """What the tests above rest on: each leaf takes its view, at every step."""
