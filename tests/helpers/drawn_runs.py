@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-import pytest
 from hypothesis import strategies as st
 
 from drawn import DELTAS, layouts
@@ -14,12 +13,6 @@ from optax_adamp import adamp, sgdp
 
 STEPS = 5
 OUTCOMES = ("channel", "layer", "none", "zero", "chance")
-
-with_both_optimizers = pytest.mark.parametrize("optimizer", [adamp, sgdp])
-# Where SGDP repeats what AdamP asks.
-with_sgdp_at_night = pytest.mark.parametrize(
-    "optimizer", [adamp, pytest.param(sgdp, marks=pytest.mark.nightly)]
-)
 
 
 class Problem(NamedTuple):

@@ -9,20 +9,8 @@ import optax
 import pytest
 
 import training
-from optax_adamp import ProjectionDimensionNumbers, adamp, layouts, sgdp
-
-
-def in_each_form(forms):
-    """With AdamP; and SGDP, which passes them on alike, takes the first every day."""
-    first, *others = forms
-    at_night = [pytest.param(form, sgdp, marks=pytest.mark.nightly) for form in others]
-    cases = [*((form, adamp) for form in forms), (first, sgdp), *at_night]
-    return pytest.mark.parametrize(("form", "optimizer"), cases)
-
-
-with_sgdp_at_night = pytest.mark.parametrize(
-    "optimizer", [adamp, pytest.param(sgdp, marks=pytest.mark.nightly)]
-)
+from optax_adamp import ProjectionDimensionNumbers, adamp, layouts
+from training import with_adamp_nightly
 
 MASKED = {
     "first": {"kernel": True},
@@ -51,7 +39,8 @@ def masked_by_hand(optimizer, **changes):
     )
 
 
-@in_each_form(MASKS)
+@with_adamp_nightly
+@pytest.mark.parametrize("form", MASKS)
 def test_mask_of_the_decay(form, optimizer):
     """It takes away decay and leaves the projection as it is."""
     trained = training.train(training.make(optimizer, mask=MASKS[form]))
@@ -61,7 +50,7 @@ def test_mask_of_the_decay(form, optimizer):
     training.assert_kernels_differ(trained, masked_by_hand(optimizer, delta=0.0))
 
 
-@with_sgdp_at_night
+@with_adamp_nightly
 def test_mask_without_a_tree(optimizer):
     everything = training.train(training.make(optimizer, mask=True))
     nothing = training.train(training.make(optimizer, mask=lambda params: False))
@@ -113,14 +102,16 @@ DIMENSION_NUMBERS = {
 }
 
 
-@in_each_form(DIMENSION_NUMBERS)
+@with_adamp_nightly
+@pytest.mark.parametrize("form", DIMENSION_NUMBERS)
 def test_form_of_dimension_numbers(form, optimizer):
     tx = training.make(optimizer, dimension_numbers=DIMENSION_NUMBERS[form])
 
     training.assert_trained_as_plainly(train_transposed(tx), optimizer)
 
 
-@in_each_form(DIMENSION_NUMBERS)
+@with_adamp_nightly
+@pytest.mark.parametrize("form", DIMENSION_NUMBERS)
 def test_form_of_dimension_numbers_under_masked(form, optimizer):
     """The optimizer then sees `optax.MaskedNode` for what others train."""
     tx = training.make(optimizer, dimension_numbers=DIMENSION_NUMBERS[form])
@@ -133,7 +124,7 @@ def test_form_of_dimension_numbers_under_masked(form, optimizer):
     training.assert_trained_as_plainly(train_transposed(split), optimizer)
 
 
-@with_sgdp_at_night
+@with_adamp_nightly
 def test_none_among_dimension_numbers(optimizer):
     """What has no axes is not projected and decays in full."""
     trained = train_transposed(

@@ -14,11 +14,11 @@ from drawn_runs import (
     gradient,
     problems,
     train,
-    with_both_optimizers,
     without_dampening,
 )
 from optax_adamp import adamp, sgdp
 from precision import float64
+from training import with_both_optimizers
 
 
 @with_both_optimizers

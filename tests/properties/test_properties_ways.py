@@ -17,12 +17,11 @@ from drawn_runs import (
     gradient,
     problems,
     train,
-    with_both_optimizers,
-    with_sgdp_at_night,
     without_dampening,
 )
 from optax_adamp import adamp, sgdp
 from precision import float64
+from training import with_both_optimizers, with_sgdp_nightly
 
 # Where each case compiles there is time for a tenth of them.
 compiling = settings(max_examples=max(2, settings().max_examples // 10))
@@ -97,7 +96,7 @@ WAYS = {
 WAYS_DRAWN = list(WAYS) if settings().max_examples > 100 else list(WAYS)[:3]
 
 
-@with_sgdp_at_night
+@with_sgdp_nightly
 @given(
     problem=problems(lambda: st.just(LAYOUT)),
     way=st.sampled_from(WAYS_DRAWN),
@@ -215,7 +214,7 @@ BASES = {
 
 
 @compiling
-@with_sgdp_at_night
+@with_sgdp_nightly
 @given(leaves=st.lists(st.sampled_from(NAMED_LAYOUTS), min_size=1, max_size=3))
 def test_donated_buffers_are_reused_as_by_the_base_optimizer(optimizer, leaves):
     """As many inputs become outputs, and no more of them are copied."""
