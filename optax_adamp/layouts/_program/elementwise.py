@@ -21,9 +21,11 @@ _NAMES = """
     psum_invariant pmax pmin layout_constraint device_put rev
 """
 # What the programmer sees as the same value.
-_PASSED_ON = {"convert_element_type", "copy", "device_put", "layout_constraint", "name"}
-_PASSED_ON |= {"optimization_barrier", "pvary", "reduce_precision", "reshard"}
-_PASSED_ON |= {"sharding_constraint"}
+_PASSED_ON = {
+    *("convert_element_type", "copy", "device_put", "layout_constraint", "name"),
+    *("optimization_barrier", "pvary", "reduce_precision", "reshard"),
+    "sharding_constraint",
+}
 # What leaves a product a product.
 _LINEAR = _PASSED_ON | {"mul", "div", "neg", "rev"}
 
