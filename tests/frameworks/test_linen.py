@@ -127,7 +127,9 @@ def test_boxes(optimizer):
 
 
 def like_boxes(function):
-    return jax.tree.map_with_path(function, box(training.initial_params()))
+    # In shapes, as this file is imported: mutation forks before there are any arrays.
+    boxes = jax.eval_shape(lambda: box(training.initial_params()))
+    return jax.tree.map_with_path(function, boxes)
 
 
 DESCRIPTIONS = {
