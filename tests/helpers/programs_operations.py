@@ -409,6 +409,9 @@ ARITHMETIC = {
     "product by hand": program(
         lambda x, w: (x[:, :, None] * w).sum(axis=1), X, w="r4 o6"
     ),
+    "sum by hand with each example, which is no product": program(
+        lambda x, w: (w + x[:, :, None]).sum(axis=1), X, w="-4 -6"
+    ),
     "product by hand of one example": program(
         lambda x, w: (x[:, None] * w).sum(axis=0), floats(4), w="r4 o6"
     ),

@@ -227,6 +227,13 @@ LOOKUPS = {
         TOKENS,
         table=TABLE,
     ),
+    "signs of numbers, which are no one-hot": program(
+        lambda tokens, table: (
+            (tokens[..., None] == jnp.sign(jnp.arange(9))).astype(float) @ table
+        ),
+        TOKENS,
+        table="r9 o4",
+    ),
     "numbers repeated, which are no one-hot": program(
         lambda tokens, table: (
             (tokens[..., None] == jnp.tile(jnp.arange(3), 3)).astype(float) @ table

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import sharded_steps as steps
@@ -118,21 +118,24 @@ def run_kernel(params_spec, *, partition_specs, **arguments):
 
 def test_forms_of_specs():
     """All lead to the same program, and its steps are right."""
+    spec = P("data", "model")
     forms = [
-        {"kernel": P("x", "y")},
-        P("x", "y"),
-        P(("x",), "y"),
-        lambda params: jax.tree.map(lambda _: P("x", "y"), params),
+        {"kernel": spec},
+        spec,
+        P(("data",), "model"),
+        lambda params: jax.tree.map(lambda _: spec, params),
     ]
-    params, specs = {"kernel": np.ones((16, 8), "f4")}, {"kernel": P("x", "y")}
+    types = (AxisType.Auto, AxisType.Auto)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=types)
+    params = {"kernel": np.ones((16, 8), "f4")}
 
     def program(form):
         tx = steps.make_optimizer(adamp, Spec(0, 1), partition_specs=form)
-        step = step_of_parts(tx, params, specs, steps.make_mesh((4, 2)))
+        step = step_of_parts(tx, params, forms[0], mesh)
         return step.lower(params, tx.init(params), params).as_text()
 
     assert len({program(form) for form in forms}) == 1
-    distance = run_kernel(P("x", "y"), partition_specs=forms[0])
+    distance = run_kernel(P("x", "y"), partition_specs=P("x", "y"))
     assert distance < steps.TOLERANCE["atol"]
 
 
