@@ -1,5 +1,6 @@
 """`from_function`: what it takes, what it says of its answers, and what it refuses."""
 
+import functools
 import inspect
 import re
 
@@ -193,6 +194,14 @@ def alike(params, x):
     first = jnp.where(x > 0, x, params["a"])
     second = jnp.where(x > 0, x, params["b"])
     return first, second
+
+
+def test_reason_of_integers():
+    def fn(params, x):
+        return x @ params["w"] + params["order"]
+
+    why = reasons(fn, W | {"order": indices(1, 6)}, X)["order"]
+    assert why == "no gradient reaches arrays of int32"
 
 
 def test_reason_of_what_jax_traces_once():
@@ -504,6 +513,10 @@ def test_override_that_does_not_fit_the_shape():
 
 
 def test_params_without_arrays():
-    message = error(lambda params, x: x, {}, X)
-    assert "from_function" in message
-    assert "params" in message
+    message = error(named, {}, X)
+    assert message.startswith("from_function needs the params")
+    assert message.endswith("as named takes it first.")
+    # What has no name
+    assert error(functools.partial(named), {}, X).endswith(
+        "as the function takes it first."
+    )
