@@ -16,6 +16,7 @@ X = floats(8, 4)
 HEADS = floats(8, 2, 3)
 IMAGES = floats(8, 9, 9, 4)
 MASK = np.tri(4, 6, dtype=np.float32)
+SHIFTS = (np.arange(4)[:, None] + np.arange(4)) % 4
 
 
 def unit(array, axis=None):
@@ -458,6 +459,13 @@ ARITHMETIC = {
         w="r4 o6",
     ),
     "sorted": program(lambda x, w: x @ jnp.sort(w, axis=0), X, w="r4 o6"),
+    "inputs in another order": program(
+        lambda x, w: x @ w[np.array([2, 0, 3, 1])], X, w="r4 o6"
+    ),
+    "some inputs": program(lambda x, w: x[:, :2] @ w[np.array([2, 0])], X, w="r4 o6"),
+    "shared by symmetry": program(  # As the layers of NetKet and of group convolutions.
+        lambda x, w: jnp.einsum("bi,ogi->bog", x, w[:, SHIFTS]), X, w="o6 r4"
+    ),
     "cumulated": program(lambda x, w: x @ jnp.cumsum(w, axis=0), X, w="r4 o6"),
     "mask by selection": program(
         lambda x, w: x @ jnp.where(MASK > 0, w, 0), X, w="r4 o6"

@@ -5,6 +5,7 @@ from optax_adamp.layouts._program.moves import cut
 from optax_adamp.layouts._program.tracks import (
     BATCH,
     PICKED,
+    REORDERED,
     Part,
     Track,
     Value,
@@ -104,6 +105,8 @@ def _gather(operation: Operation, values: list[Value]) -> list[Value]:
             return track.became(rows, tracks.SELECTED)
         # Each entry of a batch has a table of its own.
         track = track.became(tables, BATCH).became(rows, PICKED)
+        if not (indices.is_data or indices.tracks):
+            track = track.became(rows, REORDERED)
         return track._replace(looked_up=operation.where)
 
     for axis in picked:

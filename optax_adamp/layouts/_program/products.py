@@ -7,6 +7,7 @@ from optax_adamp.layouts._program.tracks import (
     LINKED_LEFT,
     LINKED_RIGHT,
     PICKED,
+    REORDERED,
     Dimension,
     Part,
     Track,
@@ -114,7 +115,10 @@ def _contract_rows(
         picked = track.that_became(PICKED)
         inside, summed = track.axes_at(*kept), track.axes_at(*reduction)
         one = rows._replace(tracks=(track,))
-        if other.is_weight or not inside - picked or summed <= picked:
+        # What the program itself has put in order, the same for all examples, is still
+        # a kernel.
+        reordered = track.that_became(REORDERED) - track.axes_at(*shared)
+        if other.is_weight or not inside - picked or summed <= picked - reordered:
             operation.combine(one)
         else:
             operation.contract(one, reduction, shared)

@@ -14,7 +14,9 @@ from optax_adamp._axes import Shape
 
 # What has become of axes that are no longer in the value. A selected axis is one of
 # which a single entry was taken, a linked one was summed over with another parameter.
+# Of a picked one data tell which entries are taken; of a reordered one the program may.
 BATCH, REDUCTION, SELECTED, PICKED = "batch", "reduction", "selected", "picked"
+REORDERED = "reordered"
 LINKED_LEFT, LINKED_RIGHT, LINKED = "linked left", "linked right", "linked"
 PRODUCTS = LINKED_LEFT, LINKED_RIGHT, LINKED
 
