@@ -482,6 +482,13 @@ def center_over_space(kernel):
     return kernel - kernel.mean(axis=(0, 1))
 
 
+def in_four_directions(images, kernel):
+    """As in group convolutions."""
+    turns = [np.rot90(np.arange(9).reshape(3, 3), k).ravel() for k in range(4)]
+    kernels = kernel.reshape(9, 4, 6)[np.stack(turns)]
+    return convolve(images, jnp.moveaxis(kernels, 0, -1).reshape(3, 3, 4, 24))
+
+
 def demodulated(kernel, axes):
     return kernel * lax.rsqrt(jnp.sum(kernel**2, axes, keepdims=True) + 1e-8)
 
@@ -496,6 +503,7 @@ def modulated(images, styles, w):
 
 CONVOLUTIONS = {
     "plain": program(convolve, IMAGES, kernel="r3 r3 r4 o6"),
+    "in four directions": program(in_four_directions, IMAGES, kernel="r3 r3 r4 o6"),
     "with the channels first": program(  # as in Equinox
         lambda x, w: lax.conv_general_dilated(x, w, (1,), "SAME"),
         floats(8, 4, 9),
