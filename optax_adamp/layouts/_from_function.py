@@ -60,7 +60,9 @@ def from_function(
     data are summed with it, and an input that is learned otherwise.
 
     Arrays that `fn` closes over count as data in a product with a parameter; those that
-    the program makes from numbers, as an interpolation does, map its axes.
+    the program makes from numbers, as an interpolation does, map its axes. Indices of
+    either kind reorder an axis that a product then sums over, unless each example has
+    indices of its own.
 
     An ensemble under :func:`jax.vmap` whose members share their input looks like heads:
     its axis is kept. Say that it is stacked by `overrides`, or use :func:`from_linen`,
