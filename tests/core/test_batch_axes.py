@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import training
+from nightly import nightly_but
 from optax_adamp import ProjectionDimensionNumbers, scale_by_projection
 from training import with_sgdp_nightly
 
@@ -91,17 +92,11 @@ STACKED = {
 }
 
 
-EVERY_DAY = ["first axis", "middle axis"]
-
-
 @with_sgdp_nightly
 @pytest.mark.parametrize(
     "layout",
     # Other ways to write the first are for test_axes.py and test_trees.py.
-    [
-        pytest.param(name, marks=() if name in EVERY_DAY else pytest.mark.nightly)
-        for name in STACKED
-    ],
+    nightly_but(["first axis", "middle axis"], STACKED),
 )
 def test_stacked_layers(layout, optimizer):
     """Every layer finds its own view, and stacked vectors are no kernels."""

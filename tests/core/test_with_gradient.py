@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from nightly import nightly_but
 from optax_adamp import adamp, sgdp, with_gradient
 
 PARAMS = {"kernel": np.ones((3, 2), "f4")}
@@ -130,15 +131,8 @@ NESTINGS = {
 }
 
 
-EVERY_DAY = ["outside", "inside a chain, with arguments"]
-
-
 @pytest.mark.parametrize(
-    "nesting",
-    [
-        pytest.param(name, marks=() if name in EVERY_DAY else pytest.mark.nightly)
-        for name in NESTINGS
-    ],
+    "nesting", nightly_but(["outside", "inside a chain, with arguments"], NESTINGS)
 )
 def test_accumulated_gradients(nesting):
     tx = NESTINGS[nesting]

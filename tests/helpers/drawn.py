@@ -88,10 +88,13 @@ _RNG = np.random.default_rng(0)
 RANDOM_LAYOUTS = tuple(_random_layout(_RNG) for _ in range(40))
 
 
+def is_long_run():
+    return settings().max_examples > 100
+
+
 def layouts(named=NAMED_LAYOUTS):
     """The named layouts; in long runs random ones as well."""
-    many = settings().max_examples > 100
-    return st.sampled_from(named + RANDOM_LAYOUTS if many else named)
+    return st.sampled_from(named + RANDOM_LAYOUTS if is_long_run() else named)
 
 
 def few_layouts():

@@ -54,10 +54,17 @@ UNEVEN = {
     "output": Leaf((4, 11), Spec(0, 1), "layer"),
     "stack": Leaf((6, 4, 5), Spec(1, 2), "channel"),
 }
-TREES = {"even": LEAVES, "uneven": UNEVEN}
+UNEVEN_AT_NIGHT = {
+    **UNEVEN,
+    "both turned": Leaf((9, 7), Spec(0, 1), "layer"),
+    "reduction": Leaf((13, 7), Spec(0, 1), "none"),
+}
+TREES = {"even": LEAVES, "uneven": UNEVEN, "uneven at night": UNEVEN_AT_NIGHT}
 UNEVEN_SPECS = {
     "both": P("x", "y"),
+    "both turned": P("y", "x"),
     "output": P(None, ("x", "y")),
+    "reduction": P(("y", "x")),
     "stack": P("x", None, "y"),
 }
 # How each leaf is cut. Of each there are as many copies as ways to cut it.
@@ -92,9 +99,9 @@ MESHES = {
 }
 
 
-def make_mesh(shape, axis_type=AxisType.Auto):
-    names = ("x", "y", "z")[: len(shape)]
-    return jax.make_mesh(shape, names, axis_types=(axis_type,) * len(shape))
+def make_mesh(shape, axis_type=AxisType.Auto, names=("x", "y", "z")):
+    types = (axis_type,) * len(shape)
+    return jax.make_mesh(shape, names[: len(shape)], axis_types=types)
 
 
 def partition_specs(mesh_shape, names=LEAVES):

@@ -17,6 +17,7 @@ import optax
 import pytest
 
 import optax_adamp
+from nightly import nightly_but
 
 INPUTS, HIDDEN, FEATURES, CLASSES = 5, 8, 6, 3
 STEPS, BATCH_SIZE = 8, 16
@@ -39,12 +40,10 @@ with_both_optimizers = pytest.mark.parametrize("optimizer", SETTINGS)
 # For questions about what is around an optimizer: both have the same projection. SGDP
 # takes half as long to compile.
 with_adamp_nightly = pytest.mark.parametrize(
-    "optimizer",
-    [optax_adamp.sgdp, pytest.param(optax_adamp.adamp, marks=pytest.mark.nightly)],
+    "optimizer", nightly_but([optax_adamp.sgdp], SETTINGS)
 )
 with_sgdp_nightly = pytest.mark.parametrize(
-    "optimizer",
-    [optax_adamp.adamp, pytest.param(optax_adamp.sgdp, marks=pytest.mark.nightly)],
+    "optimizer", nightly_but([optax_adamp.adamp], SETTINGS)
 )
 
 

@@ -17,6 +17,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+from nightly import nightly_but
 from optax_adamp import ProjectionDimensionNumbers, detect_scale_invariance
 
 CLASSES, TOKENS, LENGTH, FEATURES, HEADS = 5, 11, 6, 16, 2
@@ -259,10 +260,7 @@ EVERY_DAY = [("NNX, BatchNorm", "float32")]
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [
-        pytest.param(*case, marks=() if case in EVERY_DAY else pytest.mark.nightly)
-        for case in CASES
-    ],
+    nightly_but(EVERY_DAY, CASES),
 )
 def test_what_is_known_of_a_model(name, precision):
     detect, model, options, truth = MODELS[name]

@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from layout_layers import draw, fit, last, numbers, per_layer, standardize
 from layout_steps import assert_steps_are_those_of_pytorch, train
+from nightly import nightly_but
 from optax_adamp.layouts import from_linen, output_last
 from trees import Spec
 
@@ -228,10 +229,7 @@ EVERY_DAY = [(0, 1), (1, -1), (2, 0), (-1, -1)]
 
 @pytest.mark.parametrize(
     ("scan_axis", "vmap_axis"),
-    [
-        pytest.param(*axes, marks=() if axes in EVERY_DAY else pytest.mark.nightly)
-        for axes in itertools.product([0, 1, 2, -1], [0, 1, -1])
-    ],
+    nightly_but(EVERY_DAY, itertools.product([0, 1, 2, -1], [0, 1, -1])),
 )
 def test_axes_of_nested_stacks(scan_axis, vmap_axis):
     """They are those that have the sizes, and the same if all sizes are equal."""

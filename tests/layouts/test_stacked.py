@@ -19,6 +19,7 @@ from layout_layers import (
     per_layer,
     standardize,
 )
+from nightly import nightly_but
 from optax_adamp import ProjectionDimensionNumbers, adamp, layouts
 
 BATCH, LAYERS, INPUTS, OUTPUTS = 12, 3, 5, 4
@@ -45,14 +46,6 @@ STACKS = {
 # `test_rules.py` reads the rules along every axis.
 EVERY_DAY = {"last but one", "spec", "globs"}
 
-
-def some_every_day(cases):
-    return [
-        pytest.param(case, marks=() if case in EVERY_DAY else pytest.mark.nightly)
-        for case in cases
-    ]
-
-
 SIZES = {"a": LAYERS, "i": INPUTS, "o": OUTPUTS}
 
 
@@ -61,7 +54,7 @@ def dense_loss(weight, letters):
     return fit(standardize(outputs, channels=(1, 2)))
 
 
-@pytest.mark.parametrize("stack", some_every_day(STACKS))
+@pytest.mark.parametrize("stack", nightly_but(EVERY_DAY, STACKS))
 def test_axis(stack):
     """Biases of one axis have two in a stack."""
     letters, rule, axis, cut = STACKS[stack]
@@ -129,7 +122,7 @@ WHERE = {
 }
 
 
-@pytest.mark.parametrize("form", some_every_day(WHERE))
+@pytest.mark.parametrize("form", nightly_but(EVERY_DAY, WHERE))
 def test_where(form):
     """Layers of experts, of which only the blocks are stacked once more."""
     params = {

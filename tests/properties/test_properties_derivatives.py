@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import drawn
+from nightly import nightly_but
 from optax_adamp import adamp, scale_by_projection, sgdp
 from precision import float64
 from steps import sgdw
 
-FIXED_VIEWS = "channel", "layer"
-VIEWS = st.sampled_from(["auto", *FIXED_VIEWS])
+VIEWS = "auto", "channel", "layer"
 ZEROS = st.sampled_from(["nothing", "weight", "channel", "gradient", "all"])
 # Large beside the distance of finite differences, which would jump over a small one.
 EPS = st.sampled_from([0.3, 1.0])
@@ -88,7 +88,7 @@ LAYOUTS = drawn.Layout((3, 4, 2), (1,), (2,)), drawn.Layout((6,), (0,), ())
 
 @given(
     drawn.cases(eps=EPS, layouts=functools.partial(drawn.layouts, LAYOUTS)),
-    VIEWS,
+    st.sampled_from(VIEWS),
     ZEROS,
     st.integers(0, 2**32 - 1),
 )
@@ -152,13 +152,7 @@ def draw_all():
     return map(np.stack, zip(*map(draw, PARAMS), strict=True))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name == "adamp" else pytest.mark.nightly)
-        for name in OPTIMIZERS
-    ],
-)
+@pytest.mark.parametrize("name", nightly_but(["adamp"], OPTIMIZERS))
 def test_of_the_optimizers(name):
     """All kinds of params, with decay and without."""
     optimizer, arguments = OPTIMIZERS[name]
@@ -208,10 +202,7 @@ def test_those_of_the_base_where_nothing_is_projected(ours, base):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "view",
-    ["auto", *(pytest.param(v, marks=pytest.mark.nightly) for v in FIXED_VIEWS)],
-)
+@pytest.mark.parametrize("view", nightly_but(["auto"], VIEWS))
 def test_finite_with_any_eps(view):
     """In float32, with the usual eps and with none."""
     spec = drawn.Layout((4, 3), (0,), (1,)).spec(view)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from drawn import Layout
+from drawn import Layout, is_long_run
 from optax_adamp import adamp, sgdp
 from steps import in_precision_of, sgdw, step
 
@@ -81,7 +81,7 @@ OPTIMIZERS = {
     ),
 }
 # With it each is compiled once more.
-NESTEROV = st.booleans() if settings().max_examples > 100 else st.just(False)
+NESTEROV = st.booleans() if is_long_run() else st.just(False)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawn import NAMED_LAYOUTS, Layout
+from drawn import NAMED_LAYOUTS, Layout, is_long_run
 from drawn_runs import (
     HYPERPARAMETERS,
     gradient,
@@ -93,7 +93,7 @@ WAYS = {
 
 
 # `tests/scale` cuts arrays every day.
-WAYS_DRAWN = list(WAYS) if settings().max_examples > 100 else list(WAYS)[:3]
+WAYS_DRAWN = list(WAYS) if is_long_run() else list(WAYS)[:3]
 
 
 @with_sgdp_nightly

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import sharded_steps as steps
+from nightly import nightly_but
 from optax_adamp import ProjectionDimensionNumbers as Spec
 from optax_adamp import adamp
 
@@ -55,12 +56,9 @@ def whole():
     return steps.whole(adamp, only=LEAF)
 
 
-PATIENT = pytest.mark.nightly
-
-
 @pytest.fixture(
     scope="module",
-    params=["4 x 2 devices", pytest.param("one device", marks=PATIENT)],
+    params=nightly_but(["4 x 2 devices"], ["4 x 2 devices", "one device"]),
 )
 def saved(request, tmp_path_factory):
     """The path of a checkpoint and the state in it."""
@@ -87,15 +85,7 @@ def restore(path, tx, place):
         return checkpointer.restore(path, jax.tree.map(describe, target))
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        "8 devices",
-        "one device",
-        pytest.param("4 x 2 devices", marks=PATIENT),
-        pytest.param("2 x 2 x 2 devices", marks=PATIENT),
-    ],
-)
+@pytest.mark.parametrize("place", nightly_but(["8 devices", "one device"], PLACES))
 def test_continues_elsewhere(saved, place):
     path, (saved_params, saved_state) = saved
     tx = steps.make_optimizer(adamp, Spec(0, 1))

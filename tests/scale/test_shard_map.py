@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import sharded_steps as steps
@@ -125,8 +125,7 @@ def test_forms_of_specs():
         P(("data",), "model"),
         lambda params: jax.tree.map(lambda _: spec, params),
     ]
-    types = (AxisType.Auto, AxisType.Auto)
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=types)
+    mesh = steps.make_mesh((4, 2), names=("data", "model"))
     params = {"kernel": np.ones((16, 8), "f4")}
 
     def program(form):

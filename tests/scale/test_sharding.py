@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 import reference
 import sharded_steps as steps
+from nightly import nightly_but
 from optax_adamp import adamp, sgdp
 
 
@@ -35,10 +36,7 @@ EVERY_DAY = [(adamp, (8,), AxisType.Explicit)]
 
 @pytest.mark.parametrize(
     ("optimizer", "mesh_shape", "axis_type"),
-    [
-        pytest.param(*case, marks=() if case in EVERY_DAY else pytest.mark.nightly)
-        for case in CASES
-    ],
+    nightly_but(EVERY_DAY, CASES),
 )
 def test_steps(optimizer, mesh_shape, axis_type):
     whole = steps.whole(optimizer)
@@ -69,14 +67,26 @@ def test_steps(optimizer, mesh_shape, axis_type):
                     assert_sharded(moments, shardings)
 
 
-def test_uneven_parts():
+@pytest.mark.parametrize(
+    ("tree", "parts"),
+    [
+        ("uneven", ("3,3", "4,2", "2,4,3")),
+        pytest.param(
+            "uneven at night",
+            ("3,3", "4,2", "2,4,3", "5,2", "2,7"),
+            marks=pytest.mark.nightly,
+        ),
+    ],
+)
+def test_uneven_parts(tree, parts):
     """An array that enters or leaves jit must be cut evenly, but not one inside."""
-    whole = steps.whole(adamp, "uneven")
+    whole = steps.whole(adamp, tree)
     mesh = steps.make_mesh((4, 2))
     shardings = {
-        name: NamedSharding(mesh, spec) for name, spec in steps.UNEVEN_SPECS.items()
+        name: NamedSharding(mesh, steps.UNEVEN_SPECS[name])
+        for name in steps.TREES[tree]
     }
-    tx = steps.make_optimizer(adamp, steps.dimension_numbers(steps.UNEVEN))
+    tx = steps.make_optimizer(adamp, steps.dimension_numbers(steps.TREES[tree]))
 
     whole_array = NamedSharding(mesh, P())
 
@@ -97,7 +107,7 @@ def test_uneven_parts():
         params, state = program(params, state, grads)
         chex.assert_trees_all_close(params, expected, **steps.TOLERANCE)
     # The largest part of each: it has what the remainder leaves out elsewhere.
-    for part in ("3,3", "4,2", "2,4,3"):
+    for part in parts:
         assert f"f32[{part}]" in program.as_text()
 
 
@@ -106,6 +116,7 @@ def test_uneven_parts():
     [
         (adamp, "even"),
         (adamp, "uneven"),
+        pytest.param(adamp, "uneven at night", marks=pytest.mark.nightly),
         pytest.param(sgdp, "even", marks=pytest.mark.nightly),
     ],
 )
